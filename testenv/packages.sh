@@ -93,14 +93,15 @@ restore() {
 installed() { dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u; }
 
 # silence keeps the services of package $1 from starting at the next boot.
+# deb-systemd-helper remembers it, so that an upgrade does not enable them again.
 silence() {
-	dpkg -L "$1" 2>/dev/null | while read -r f; do
+	dpkg -L "$1" | while read -r f; do
 		case $f in
 		*/systemd/system/*@.*) ;;
 		*/systemd/system/*.service | */systemd/system/*.socket | */systemd/system/*.timer | */systemd/system/*.path)
-			deb-systemd-helper disable "${f##*/}" >/dev/null 2>&1 || true ;;
+			DPKG_MAINTSCRIPT_PACKAGE=$1 deb-systemd-helper disable "${f##*/}" >/dev/null || say "could not disable ${f##*/}" ;;
 		/etc/init.d/*)
-			update-rc.d "${f##*/}" defaults-disabled >/dev/null 2>&1 || true ;;
+			update-rc.d "${f##*/}" disable >/dev/null || say "could not disable ${f##*/}" ;;
 		esac
 	done
 }
