@@ -1,0 +1,63 @@
+package broker
+
+import (
+	"errors"
+	"time"
+)
+
+// Config is what a Broker is made of.
+type Config struct {
+	// Directory gives the newest view; it must answer from memory, at once.
+	Directory func() View
+	// Record appends one decision to the audit record. A grant that it fails
+	// for becomes "could not find out"; a refusal stands.
+	Record func(Request, Decision) error
+	// Now reads the clock.
+	Now func() time.Time
+}
+
+func (c Config) validate() error {
+	if c.Directory == nil || c.Record == nil || c.Now == nil {
+		return errors.New("broker: Directory, Record and Now must be set")
+	}
+	return nil
+}
+
+// Broker answers the doors: it gathers what Decide needs and records what it
+// said. It is safe for any number of goroutines.
+type Broker struct{ c Config } // immutable after New
+
+// New makes a Broker; the error names what is missing in c.
+func New(c Config) (*Broker, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return &Broker{c}, nil
+}
+
+// View is the newest view of the directory.
+func (b *Broker) View() View { return b.c.Directory() }
+
+// Ask decides a request on the proofs that were shown, and records it.
+func (b *Broker) Ask(r Request, shown []Proof) Decision {
+	d := Decide(b.c.Directory(), r, shown, b.c.Now())
+	if err := b.c.Record(r, d); err != nil && d.Outcome == Allow {
+		return Decision{Outcome: Unknown, Reason: ReasonRecorder, Generation: d.Generation, Age: d.Age}
+	}
+	return d
+}
+
+// Explain is Ask with the grounds and without a record: nobody is let in by
+// it. A time other than zero asks how it would be then, with the directory as
+// it is and the snapshot as old as it is now.
+func (b *Broker) Explain(r Request, shown []Proof, at time.Time) Explanation {
+	v, now := b.c.Directory(), b.c.Now()
+	if !at.IsZero() {
+		v.AsOf = v.AsOf.Add(at.Sub(now))
+		now = at
+	}
+	return Explain(v, r, shown, now)
+}
+
+// Now reads the broker's clock.
+func (b *Broker) Now() time.Time { return b.c.Now() }

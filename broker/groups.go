@@ -1,0 +1,293 @@
+package broker
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// handles are group handles packed as four bytes each, sorted.
+type handles string
+
+func (h handles) all(f func(groupHandle) bool) bool {
+	for i := 0; i+4 <= len(h); i += 4 {
+		if !f(h.at(i)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (h handles) at(i int) groupHandle {
+	return groupHandle(h[i])<<24 | groupHandle(h[i+1])<<16 | groupHandle(h[i+2])<<8 | groupHandle(h[i+3])
+}
+
+// find gives the byte offset of g, or of where it belongs.
+func (h handles) find(g groupHandle) (at int, found bool) {
+	lo, hi := 0, len(h)/4
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if h.at(4*mid) < g {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return 4 * lo, 4*lo < len(h) && h.at(4*lo) == g
+}
+
+func (h handles) with(g groupHandle) handles {
+	at, found := h.find(g)
+	if found {
+		return h
+	}
+	b := make([]byte, 0, len(h)+4)
+	b = append(b, h[:at]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(g))
+	return handles(append(b, h[at:]...))
+}
+
+func (h handles) without(g groupHandle) handles {
+	at, found := h.find(g)
+	if !found {
+		return h
+	}
+	return h[:at] + h[at+4:]
+}
+
+// link writes under key that group g names it, or no longer does.
+func link[K comparable](tok *editToken, t *trie[K, membership[K]], key K, g groupHandle, member bool) {
+	old, _ := t.get(key)
+	var now handles
+	if old != nil {
+		now = old.groups
+		t.remove(tok, old)
+		key = old.member
+	}
+	if member {
+		now = now.with(g)
+	} else {
+		now = now.without(g)
+	}
+	if now != "" {
+		t.put(tok, &membership[K]{key, now})
+	}
+}
+
+// linkMembers brings the reverse index from was to now, the two states of the
+// group behind handle.
+func (e *Edit) linkMembers(handle groupHandle, was, now *Group) {
+	slices.Sort(now.Members)
+	now.Members = slices.Compact(now.Members)
+	slices.Sort(now.MemberUsers)
+	now.MemberUsers = slices.Compact(now.MemberUsers)
+	slices.Sort(now.MemberHosts)
+	now.MemberHosts = slices.Compact(now.MemberHosts)
+	diff(was.Members, now.Members, func(dn DN, member bool) {
+		link(e.tok, &e.s.membersByDN, dn, handle, member)
+		if sub, _ := e.s.groupsByDN.get(dn); sub != nil {
+			e.markStale(sub.handle)
+		}
+	})
+	diff(was.MemberUsers, now.MemberUsers, func(n UserName, member bool) {
+		link(e.tok, &e.s.membersByUser, n, handle, member)
+	})
+	diff(was.MemberHosts, now.MemberHosts, func(n HostName, member bool) {
+		link(e.tok, &e.s.membersByHost, n, handle, member)
+	})
+}
+
+// diff calls f(x, false) for what only was has and f(x, true) for what only
+// now has; both are sorted.
+func diff[T ~string](was, now []T, f func(T, bool)) {
+	i, j := 0, 0
+	for i < len(was) || j < len(now) {
+		switch {
+		case j == len(now) || i < len(was) && was[i] < now[j]:
+			f(was[i], false)
+			i++
+		case i == len(was) || now[j] < was[i]:
+			f(now[j], true)
+			j++
+		default:
+			i, j = i+1, j+1
+		}
+	}
+}
+
+func (e *Edit) markStale(h groupHandle) { e.stale[h] = true }
+
+// resolve works out anew what contains the groups that were marked and all
+// that is nested in them.
+func (e *Edit) resolve() {
+	todo := make([]groupHandle, 0, len(e.stale))
+	for h := range e.stale {
+		todo = append(todo, h)
+	}
+	for len(todo) > 0 {
+		h := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		g, _ := e.s.groupsByHandle.get(h)
+		if g == nil {
+			continue
+		}
+		for _, dn := range g.Members {
+			if sub, _ := e.s.groupsByDN.get(dn); sub != nil && !e.stale[sub.handle] {
+				e.stale[sub.handle] = true
+				todo = append(todo, sub.handle)
+			}
+		}
+	}
+	for h := range e.stale {
+		old, _ := e.s.groupsByHandle.get(h)
+		if old == nil {
+			continue
+		}
+		n := *old
+		n.above = e.s.containing(old)
+		if slices.Equal(n.above, old.above) {
+			continue
+		}
+		e.dropGroup(old)
+		e.s.groupsByID.put(e.tok, &n)
+		e.s.groupsByName.put(e.tok, &n)
+		if n.GID != 0 {
+			e.s.groupsByGID.put(e.tok, &n)
+		}
+		e.s.groupsByDN.put(e.tok, &n)
+		e.s.groupsByHandle.put(e.tok, &n)
+	}
+	clear(e.stale)
+}
+
+// containing walks up from g: g itself and all that contains it, sorted.
+func (s *Snapshot) containing(g *group) []groupHandle {
+	seen := map[groupHandle]bool{g.handle: true}
+	above := []groupHandle{g.handle}
+	for i := 0; i < len(above); i++ {
+		x, _ := s.groupsByHandle.get(above[i])
+		s.directlyAbove(x, func(h groupHandle) bool {
+			if !seen[h] {
+				seen[h] = true
+				above = append(above, h)
+			}
+			return true
+		})
+	}
+	slices.Sort(above)
+	return above
+}
+
+func (s *Snapshot) directlyAbove(g *group, f func(groupHandle) bool) {
+	if g == nil {
+		return
+	}
+	if m, _ := s.membersByDN.get(g.DN); m != nil {
+		m.groups.all(f)
+	}
+}
+
+// userGroups are the groups that name the user directly: by DN, by name, and
+// by his primary gid number.
+func (s *Snapshot) userGroups(u *User) []groupHandle {
+	var hs []groupHandle
+	add := func(h groupHandle) bool { hs = append(hs, h); return true }
+	if m, _ := s.membersByDN.get(u.DN); m != nil {
+		m.groups.all(add)
+	}
+	if m, _ := s.membersByUser.get(u.Name); m != nil {
+		m.groups.all(add)
+	}
+	if u.GID != 0 {
+		if g, several := s.groupsByGID.get(u.GID); g != nil && !several {
+			add(g.handle)
+		}
+	}
+	return hs
+}
+
+func (s *Snapshot) hostGroups(h *Host) []groupHandle {
+	var hs []groupHandle
+	add := func(g groupHandle) bool { hs = append(hs, g); return true }
+	if m, _ := s.membersByDN.get(h.DN); m != nil {
+		m.groups.all(add)
+	}
+	for _, n := range h.Names {
+		if m, _ := s.membersByHost.get(n); m != nil {
+			m.groups.all(add)
+		}
+	}
+	return hs
+}
+
+// closure calls f once for each group above one of direct.
+func (s *Snapshot) closure(direct []groupHandle, f func(*group) bool) {
+	var all []groupHandle
+	for _, h := range direct {
+		if g, _ := s.groupsByHandle.get(h); g != nil {
+			all = append(all, g.above...)
+		}
+	}
+	slices.Sort(all)
+	for _, h := range slices.Compact(all) {
+		if g, _ := s.groupsByHandle.get(h); g != nil && !f(g) {
+			return
+		}
+	}
+}
+
+// within reports whether one of direct is, or is nested in, the group of that
+// name. A name that two groups share is nobody's.
+func (s *Snapshot) within(direct []groupHandle, name GroupName) bool {
+	g, several := s.groupsByName.get(name)
+	if g == nil || several {
+		return false
+	}
+	for _, h := range direct {
+		if h == g.handle {
+			return true
+		}
+		if d, _ := s.groupsByHandle.get(h); d != nil {
+			if _, in := slices.BinarySearch(d.above, g.handle); in {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// path is within with a shortest way: from the group that names the member to
+// the one asked for.
+func (s *Snapshot) path(direct []groupHandle, name GroupName) ([]GroupName, bool) {
+	if !s.within(direct, name) {
+		return nil, false
+	}
+	goal, _ := s.groupsByName.get(name)
+	from := map[groupHandle]groupHandle{}
+	todo := slices.Clone(direct)
+	for _, h := range direct {
+		from[h] = h
+	}
+	for i := 0; i < len(todo); i++ {
+		g, _ := s.groupsByHandle.get(todo[i])
+		if g == goal {
+			var names []GroupName
+			for h := todo[i]; ; h = from[h] {
+				x, _ := s.groupsByHandle.get(h)
+				names = append(names, x.Name)
+				if from[h] == h {
+					break
+				}
+			}
+			slices.Reverse(names)
+			return names, true
+		}
+		s.directlyAbove(g, func(h groupHandle) bool {
+			if _, seen := from[h]; !seen {
+				from[h] = todo[i]
+				todo = append(todo, h)
+			}
+			return true
+		})
+	}
+	return nil, false
+}
