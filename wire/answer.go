@@ -114,13 +114,18 @@ func ReadAnswer(r io.Reader) (Answer, error) {
 }
 
 // Ask writes one request and reads its answer. Deadlines are the caller's, on
-// rw. After an error the connection is of no further use.
+// rw. A server that turned the connection away before it read the request has
+// said why, and that is the answer; but it can only be Unknown. After an error
+// the connection is of no further use.
 func Ask(rw io.ReadWriter, r Request) (Answer, error) {
 	line, err := AppendRequest(nil, r)
 	if err != nil {
 		return Answer{}, err
 	}
 	if _, err := rw.Write(line); err != nil {
+		if a, rerr := ReadAnswer(rw); rerr == nil && a.Outcome == Unknown {
+			return a, nil
+		}
 		return Answer{}, err
 	}
 	return ReadAnswer(rw)

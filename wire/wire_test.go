@@ -314,6 +314,24 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// closed takes no more requests.
+type closed struct{}
+
+func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestAskTurnedAway(t *testing.T) {
+	r := Request{Verb: VerbStatus}
+	a, err := Ask(pipe{strings.NewReader("1 unknown 0 reason=busy\n"), closed{}}, r)
+	if err != nil || a.Reason != ReasonBusy {
+		t.Fatal(a, err)
+	}
+	for _, early := range []string{"", "1 yes 1\nx\n", "1 no 0\n", "1 unknown"} {
+		if a, err := Ask(pipe{strings.NewReader(early), closed{}}, r); err != io.ErrClosedPipe || !reflect.DeepEqual(a, Answer{}) {
+			t.Fatal(early, a, err)
+		}
+	}
+}
+
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte("1 keys user=alice fp=SHA256:x key=AAA=\n"))
 	for _, s := range badRequests {

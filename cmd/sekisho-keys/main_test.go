@@ -233,12 +233,15 @@ func TestCouldNotFindOut(t *testing.T) {
 			l.Close()
 			return p
 		}, says: "start sekishod"},
-		"path too long":   {path: func(t *testing.T) string { return folder(t) + "/" + strings.Repeat("s", 108) }, says: "invalid argument"},
-		"silence":         {path: func(t *testing.T) string { return serve(t, hold) }, says: "no answer in 2 seconds", slow: true},
-		"never accepted":  {path: func(t *testing.T) string { return deaf(t, false) }, says: "no answer in 2 seconds", slow: true},
-		"backlog full":    {path: func(t *testing.T) string { return deaf(t, true) }, says: "no answer in 2 seconds", slow: true},
-		"byte by byte":    {path: func(t *testing.T) string { return serve(t, dribble) }, says: "no answer in 2 seconds", slow: true},
-		"half and hold":   {path: func(t *testing.T) string { return serve(t, half) }, says: "no answer in 2 seconds", slow: true},
+		"path too long":  {path: func(t *testing.T) string { return folder(t) + "/" + strings.Repeat("s", 108) }, says: "invalid argument"},
+		"silence":        {path: func(t *testing.T) string { return serve(t, hold) }, says: "no answer in 2 seconds", slow: true},
+		"never accepted": {path: func(t *testing.T) string { return deaf(t, false) }, says: "no answer in 2 seconds", slow: true},
+		"backlog full":   {path: func(t *testing.T) string { return deaf(t, true) }, says: "no answer in 2 seconds", slow: true},
+		"byte by byte":   {path: func(t *testing.T) string { return serve(t, dribble) }, says: "no answer in 2 seconds", slow: true},
+		"half and hold":  {path: func(t *testing.T) string { return serve(t, half) }, says: "no answer in 2 seconds", slow: true},
+		"busy, at once": {path: func(t *testing.T) string {
+			return serve(t, func(c net.Conn) { io.WriteString(c, "1 unknown 0 reason=busy text=too%20many\n") })
+		}, says: "could not find out: too many (busy)"},
 		"hang-up at once": {path: func(t *testing.T) string { return serve(t, func(net.Conn) {}) }},
 		"hang-up":         {path: func(t *testing.T) string { return saying(t, "") }, says: "EOF"},
 		"half a header":   {path: func(t *testing.T) string { return saying(t, "1 yes") }, says: "unexpected EOF"},

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/sekisho/sekisho/wire"
 )
 
 // deaf is a socket that is listened on but never accepted from; full leaves
@@ -179,7 +181,9 @@ func TestFalseServer(t *testing.T) {
 		go func() {
 			defer close(done)
 			if conn, err := l.Accept(); err == nil {
-				conn.Write([]byte("1 yes 1\n" + line + "\n"))
+				if _, err := wire.ReadRequest(conn, nil); err == nil {
+					conn.Write([]byte("1 yes 1\n" + line + "\n"))
+				}
 				conn.Close()
 			}
 		}()
