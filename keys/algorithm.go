@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"encoding/binary"
 	"errors"
@@ -143,7 +144,8 @@ func (a *algorithm) parsePoint(r *reader) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.ec.NewPublicKey(q); err != nil {
+	// A copy, so that the blob may stay on the caller's stack.
+	if _, err := a.ec.NewPublicKey(bytes.Clone(q)); err != nil {
 		return fmt.Errorf("point is not an uncompressed point on %s", a.curve)
 	}
 	return nil

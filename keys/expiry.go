@@ -17,7 +17,8 @@ type Expiry struct {
 	Local bool
 }
 
-// ExpiryAt is the expiry at t, the fraction of a second dropped.
+// ExpiryAt is the expiry at t, the fraction of a second dropped. Of the zero
+// time it is the zero Expiry: none.
 func ExpiryAt(t time.Time) Expiry { return Expiry{Time: t.UTC().Truncate(time.Second)} }
 
 // At is the instant of expiry for an sshd that runs in the time zone loc.

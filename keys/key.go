@@ -112,7 +112,7 @@ func (k Key) Plain() Key {
 
 // Fingerprint is "SHA256:" and the unpadded base64 of the hash of the plain
 // key, as ssh-keygen -l prints it and sshd gives it for %f: a certificate has
-// the fingerprint of its key. Empty if k was not parsed.
+// the fingerprint of its key. Empty for no key.
 func (k Key) Fingerprint() string {
 	if a := algorithms[k.Type]; a == nil || a.certificate {
 		if k = k.Plain(); k.Type == "" {

@@ -77,6 +77,9 @@ func splitOption(s string) (word string, value *string, rest string, err error) 
 // for command, from and principals.
 func (o *Options) set(word string, value *string, seen map[string]bool) error {
 	name := strings.ToLower(word)
+	if strings.Trim(word, optionLetters) != "" {
+		return unknownOption(word, value != nil)
+	}
 	if value == nil {
 		if !o.setFlag(name) {
 			return unknownOption(word, false)
@@ -97,6 +100,9 @@ func (o *Options) set(word string, value *string, seen map[string]bool) error {
 	}
 	return nil
 }
+
+// optionLetters are all that names of options are made of.
+const optionLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 
 // unknownOption is the refusal of a word. That matters more than it looks: what
 // we do not know may be a restriction.
@@ -122,8 +128,11 @@ func (o *Options) setFlag(name string) bool {
 		}
 		return true
 	case "cert-authority":
+		if negated {
+			return false
+		}
 		o.CertAuthority = true
-		return !negated
+		return true
 	case "touch-required":
 		o.NoTouchRequired = negated
 		return true
@@ -170,7 +179,7 @@ func (o *Options) setValue(name, v string) (err error) {
 		if !ok {
 			return errors.New("must be NAME=value")
 		}
-		o.Environment = append(o.Environment, EnvVar{Name: strings.Clone(key), Value: strings.Clone(val)})
+		o.Environment = append(o.Environment, EnvVar{Name: key, Value: val})
 	case "permitopen", "permitlisten":
 		var h HostPort
 		if h, err = parseHostPort(v, name == "permitlisten"); err != nil {

@@ -100,6 +100,10 @@ type flag struct {
 // drops the others in silence (match.c, MAX_PROP).
 const maxListedPrincipals = 40
 
+// maxListed is how many members from=, environment=, permitopen= and
+// permitlisten= may have each. sshd's own limits are higher.
+const maxListed = 256
+
 // maxTunnel is the highest tun device (OpenSSH's misc.h, SSH_TUNID_MAX).
 const maxTunnel = 0x7fffffff - 2
 
@@ -112,6 +116,17 @@ func (o *Options) Validate() error {
 	for _, f := range o.flags() {
 		if *f.value > Deny {
 			return fmt.Errorf("option %s: unknown state %d", f.name, *f.value)
+		}
+	}
+	for _, l := range [...]struct {
+		name string
+		n    int
+	}{
+		{"from", len(o.From)}, {"environment", len(o.Environment)},
+		{"permitopen", len(o.PermitOpen)}, {"permitlisten", len(o.PermitListen)},
+	} {
+		if l.n > maxListed {
+			return fmt.Errorf("option %s: %d members: at most %d are allowed", l.name, l.n, maxListed)
 		}
 	}
 	if err := o.validatePrincipals(); err != nil {

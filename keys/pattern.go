@@ -64,7 +64,7 @@ func parsePattern(s string) (Pattern, error) {
 		}
 		p.Net = n
 	case strings.ContainsAny(body, "*?"):
-		p.Glob = strings.Clone(body)
+		p.Glob = body
 	default:
 		a, err := netip.ParseAddr(body)
 		if err == nil {
@@ -73,7 +73,7 @@ func parsePattern(s string) (Pattern, error) {
 			// The C library reads 10.1 as 10.0.0.1, and 010 as octal.
 			return Pattern{}, fmt.Errorf("pattern %s: neither a full address nor a name", short(s))
 		} else {
-			p.Glob = strings.Clone(body)
+			p.Glob = body
 		}
 	}
 	if p.Net.Addr().Is4In6() {
@@ -146,7 +146,7 @@ func parseHostPort(s string, listen bool) (HostPort, error) {
 	} else if !listen {
 		return HostPort{}, fmt.Errorf("%s: must be host:port", short(s))
 	}
-	h := HostPort{Host: strings.Clone(host)}
+	h := HostPort{Host: host}
 	if err := checkForwardHost(host, bracketed, listen); err != nil {
 		return HostPort{}, fmt.Errorf("%s: %w", short(s), err)
 	}
