@@ -1,0 +1,167 @@
+// Package config is sekishod's configuration: one strict TOML file, read into
+// one struct. A key that nobody knows is an error with its line number, for a
+// setting that is silently ignored may have been a restriction.
+//
+// docs/configuration.md is made from the comments in this file:
+//
+//	go generate ./cmd/internal/config
+package config
+
+import (
+	"time"
+
+	"github.com/sekisho/sekisho/keys"
+)
+
+//go:generate go run ./gen ../../../docs/configuration.md
+
+// DefaultPath is where the programs look when no path is given.
+const DefaultPath = "/etc/sekisho/sekishod.toml"
+
+// Config is the whole file. Every key may be left out. With no file, or an
+// empty one, sekishod makes and runs a directory and a KDC of its own.
+type Config struct {
+	// Host is this machine's name in the directory: what rules call
+	// `host:NAME`. Empty: the name that the kernel gives (hostname(1)).
+	Host string `toml:"host"`
+	// StateDir holds what outlives a restart: the last good snapshot, and the
+	// embedded realm with all its data.
+	StateDir string `toml:"state_dir"`
+	// RuntimeDir holds the sockets. It must be readable by all users.
+	RuntimeDir string `toml:"runtime_dir"`
+	// User is the local system account that sekishod, slapd and the KDC run as
+	// when sekishod is started by root. Started by anybody else, sekishod stays
+	// who it is.
+	User string `toml:"user"`
+
+	Realm     Realm     `toml:"realm"`
+	Directory Directory `toml:"directory"`
+	Snapshot  Snapshot  `toml:"snapshot"`
+	Keys      Keys      `toml:"keys"`
+	UserDB    UserDB    `toml:"userdb"`
+	Log       Log       `toml:"log"`
+}
+
+// Realm is the embedded realm: a private OpenLDAP server and a private MIT
+// Kerberos KDC, run by sekishod. It is not used when directory.url is set, and
+// nothing may be set here then.
+type Realm struct {
+	// Domain names the realm: `example.org` gives the base DN
+	// `dc=example,dc=org` and the Kerberos realm EXAMPLE.ORG. It cannot be
+	// changed after the first start.
+	Domain string `toml:"domain"`
+	// Names are further names and addresses of this machine for the servers'
+	// certificate; its host name and the listen addresses are always in it.
+	Names []string `toml:"names"`
+	// LDAP are the addresses (IP:PORT) to listen on without TLS; a bind needs
+	// StartTLS there. Empty: loopback, port 389.
+	LDAP []string `toml:"ldap"`
+	// LDAPS are the addresses to listen on with TLS. Other hosts need one that
+	// they can reach. Empty: loopback, port 636.
+	LDAPS []string `toml:"ldaps"`
+	// KDC are the addresses of the Kerberos KDC, UDP and TCP. Empty: loopback,
+	// port 88.
+	KDC []string `toml:"kdc"`
+}
+
+// Directory is an LDAP directory that somebody else runs. Without a url,
+// sekishod runs the embedded realm.
+type Directory struct {
+	// URL lists the directory's servers, `ldaps://ldap1.example.org` or
+	// `ldap://…` with start_tls; all hold the same data, and the first that
+	// answers is used. Without TLS only loopback is accepted, for whoever can
+	// change an answer on its way decides who gets in.
+	URL []string `toml:"url"`
+	// Base is the DN that everything is looked for under, such as
+	// `dc=example,dc=org`.
+	Base string `toml:"base"`
+	// BindDN is the account to read with. It needs no secret attribute: deny it
+	// userPassword and krbPrincipalKey. Empty: anonymous.
+	BindDN string `toml:"bind_dn"`
+	// PasswordFile holds bind_dn's password on its first line. It is refused
+	// unless only its owner can read it (mode 0600 or 0400).
+	PasswordFile string `toml:"password_file"`
+	// CAFile is the PEM file of the authorities that may sign the servers'
+	// certificates. Empty: those that the machine trusts.
+	CAFile string `toml:"ca_file"`
+	// StartTLS turns TLS on after connecting to an `ldap://` URL (RFC 4511
+	// §4.14).
+	StartTLS bool `toml:"start_tls"`
+	// Schema says how the directory names things: `rfc2307bis`, `rfc2307`,
+	// `freeipa` or `ad`.
+	Schema string `toml:"schema"`
+}
+
+// Snapshot is the copy of the directory that sekishod answers from.
+type Snapshot struct {
+	// MaxAge is how long sekishod goes on answering after it last heard from
+	// the directory; after that every answer is "could not find out". A rule
+	// can ask for less (sekishoMaxAge), never for more.
+	MaxAge Duration `toml:"max_age"`
+	// HoldShare holds a refresh back that would delete more than this share of
+	// the users (0.2 is a fifth): the old snapshot stays in use until somebody
+	// says `sekisho sync accept`. 1 holds nothing back.
+	HoldShare float64 `toml:"hold_share"`
+}
+
+// Keys is the keys door: what sshd's AuthorizedKeysCommand is answered.
+type Keys struct {
+	// Callers are the local accounts besides root that may ask for anybody's
+	// keys: what sshd_config names as AuthorizedKeysCommandUser. They are
+	// looked up in /etc/passwd and nowhere else.
+	Callers []string `toml:"callers"`
+	// Types are the key types that are good enough, by OpenSSH's names. Empty:
+	// all that OpenSSH 9 knows but ssh-dss.
+	Types []string `toml:"types"`
+	// RSABits is the least size of an RSA key.
+	RSABits int `toml:"rsa_bits"`
+}
+
+// UserDB is the users door: directory users and groups become users and groups
+// of this machine, by libnss-systemd (`passwd: files systemd` in
+// /etc/nsswitch.conf).
+type UserDB struct {
+	// Enabled turns the door on.
+	Enabled bool `toml:"enabled"`
+	// UIDMin is the lowest uid and gid that the directory may give on this
+	// machine. Never below 1: nobody becomes root by an LDAP entry.
+	UIDMin uint32 `toml:"uid_min"`
+	// UIDMax is the highest.
+	UIDMax uint32 `toml:"uid_max"`
+}
+
+// Log is what sekishod writes on standard error. Every decision is a line of
+// its own at every level.
+type Log struct {
+	// Level is the least important level written: `error`, `warning`, `info`
+	// or `debug`.
+	Level string `toml:"level"`
+	// Format is `json`, or `text` for people.
+	Format string `toml:"format"`
+}
+
+// Default is the configuration of an empty file.
+func Default() Config {
+	return Config{
+		StateDir:   "/var/lib/sekisho",
+		RuntimeDir: "/run/sekisho",
+		User:       "sekisho",
+		Realm:      Realm{Domain: "sekisho.internal"},
+		Directory:  Directory{Schema: "rfc2307bis"},
+		Snapshot:   Snapshot{MaxAge: Duration(24 * time.Hour), HoldShare: 0.2},
+		Keys:       Keys{Callers: []string{"sekisho-keys"}, RSABits: keys.DefaultMinRSABits},
+		UserDB:     UserDB{Enabled: true, UIDMin: 1000, UIDMax: 1<<31 - 1},
+		Log:        Log{Level: "info", Format: "json"},
+	}
+}
+
+// Embedded tells whether sekishod runs a realm of its own.
+func (c Config) Embedded() bool { return len(c.Directory.URL) == 0 }
+
+// Policy is the key policy.
+func (c Config) Policy() keys.Policy {
+	return keys.Policy{Types: c.Keys.Types, MinRSABits: c.Keys.RSABits}
+}
+
+// Socket is the path of the local socket.
+func (c Config) Socket() string { return c.RuntimeDir + "/sekisho.sock" }
