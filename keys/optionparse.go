@@ -165,6 +165,9 @@ func (o *Options) setValue(name, v string) (err error) {
 	case "principals":
 		o.Principals = strings.Split(v, ",")
 	case "from":
+		if n := strings.Count(v, ",") + 1; n > maxListed {
+			return fmt.Errorf("%d members: at most %d are allowed", n, maxListed)
+		}
 		for s := range strings.SplitSeq(v, ",") {
 			p, err := parsePattern(s)
 			if err != nil {
