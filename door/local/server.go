@@ -1,0 +1,203 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/wire"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	// Broker decides. Needed.
+	Broker *broker.Broker
+	// Host is this machine's name in the directory, the target of keys. Needed.
+	Host broker.HostName
+	// KeysCallers are the uids that may use the verb keys about anybody.
+	KeysCallers []uint32
+	// Verbs are the verbs beside keys, by name.
+	Verbs map[string]Verb
+	// MaxConns is how many connections may be open at once; 0 is 4096. Those
+	// of users other than root and KeysCallers get half of it together, and
+	// 64 for each uid.
+	MaxConns int
+	// Idle is how long a connection may stay without a request; 0 is 5 minutes.
+	Idle time.Duration
+	// Request is how long a request may take to arrive from its first byte on,
+	// and an answer to be taken; 0 is 5 seconds.
+	Request time.Duration
+	// Answer is how long a verb may take, by its context; 0 is 10 seconds.
+	Answer time.Duration
+	// Log gets what an operator must know. Needed.
+	Log *logrus.Entry
+}
+
+const perUID = 64 // connections of one unprivileged user
+
+func (c *Config) validate() error {
+	if c.Broker == nil || c.Log == nil {
+		return errors.New("local door: Broker and Log must be set")
+	}
+	if c.Host == "" {
+		return errors.New("local door: Host must be set: this machine's name in the directory")
+	}
+	if c.MaxConns < 0 || c.Idle < 0 || c.Request < 0 || c.Answer < 0 {
+		return errors.New("local door: a limit is below zero")
+	}
+	for name, v := range c.Verbs {
+		if name == wire.VerbKeys {
+			return errors.New("local door: the verb keys is this package's own")
+		}
+		if _, err := wire.AppendRequest(nil, wire.Request{Verb: name}); err != nil || v.Do == nil || v.May > Anyone {
+			return fmt.Errorf("local door: verb %q: a good name, May and Do must be set", name)
+		}
+	}
+	return nil
+}
+
+// Access says who may use a verb. The zero value is root alone.
+type Access uint8
+
+const (
+	RootOnly Access = iota
+	Self            // root; anybody else when the user field is his own name
+	Anyone          // the verb itself decides what the caller is told
+)
+
+// Verb is one verb of the protocol.
+type Verb struct {
+	May Access
+	// Fields are the names of all fields that the verb knows; a request with
+	// another is refused.
+	Fields []string
+	// Do answers. It must heed ctx, which ends after Config.Answer.
+	Do func(ctx context.Context, c Caller, r wire.Request) wire.Answer
+}
+
+// Caller is who asks, as the kernel says.
+type Caller struct {
+	UID, GID uint32
+	PID      int32
+	// User is the directory's user with this uid; empty when there is none,
+	// or more than one.
+	User broker.UserName
+}
+
+// Root reports whether the caller is root.
+func (c Caller) Root() bool { return c.UID == 0 }
+
+// Server answers on listening sockets. It is safe for any number of
+// goroutines.
+type Server struct {
+	c     Config // immutable after New
+	verbs map[string]Verb
+	door  gate
+
+	requests, denied, malformed atomic.Uint64
+}
+
+// Stats counts since New.
+type Stats struct {
+	Open      int    // connections now
+	Requests  uint64 // answered by a verb
+	Denied    uint64 // not for this caller
+	Malformed uint64 // unreadable, of another version, or of no known verb
+	Busy      uint64 // connections turned away
+}
+
+// New makes a Server; the error names what is wrong in c.
+func New(c Config) (*Server, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	for _, d := range []struct {
+		v  *time.Duration
+		or time.Duration
+	}{{&c.Idle, 5 * time.Minute}, {&c.Request, 5 * time.Second}, {&c.Answer, 10 * time.Second}} {
+		if *d.v == 0 {
+			*d.v = d.or
+		}
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 4096
+	}
+	s := &Server{c: c, verbs: map[string]Verb{}}
+	for name, v := range c.Verbs {
+		s.verbs[name] = v
+	}
+	s.door = gate{max: c.MaxConns, conns: map[*conn]struct{}{}, byUID: map[uint32]int{}}
+	return s, nil
+}
+
+// Stats reads the counters.
+func (s *Server) Stats() Stats {
+	open, busy := s.door.count()
+	return Stats{open, s.requests.Load(), s.denied.Load(), s.malformed.Load(), busy}
+}
+
+// Serve answers on l, a unix stream listener, until ctx ends, and closes l. It
+// returns when the last of its connections has: nil when ctx ended, or what
+// made the listener fail. It may run for several listeners at once.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel() // before all.Wait: connections end with their listener
+	all.Go(func() {
+		<-ctx.Done()
+		l.Close()
+		s.door.hurry(ctx)
+	})
+	for pause := time.Duration(0); ; {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+		case ctx.Err() != nil:
+			return nil
+		case temporary(err):
+			// Out of descriptors or memory: what is open goes on.
+			if pause = min(max(2*pause, 5*time.Millisecond), time.Second); pause >= time.Second {
+				s.c.Log.WithError(err).Error("accepting connections: raise the limit of open files (LimitNOFILE)")
+			}
+			sleep(ctx, pause)
+			continue
+		default:
+			return fmt.Errorf("accepting connections: %w", err)
+		}
+		c, err := newConn(ctx, nc)
+		if err != nil {
+			s.c.Log.WithError(err).Warn("asking the kernel who is calling: connection closed")
+			nc.Close()
+			continue
+		}
+		if !s.door.enter(c, s.privileged(c.caller)) {
+			c.turnAway()
+			continue
+		}
+		all.Go(func() {
+			defer s.door.leave(c)
+			s.talk(c)
+		})
+	}
+}
+
+// privileged callers are root and those who ask for sshd.
+func (s *Server) privileged(c Caller) bool { return c.Root() || s.keysCaller(c) }
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
