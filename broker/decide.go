@@ -15,8 +15,9 @@ const maxSources = 64
 //
 // The order of the questions is the order of the answers: can this view answer
 // at all, is there such a user in good standing, is there such a target, which
-// rules fit, and what do they still want. A rule that wants a younger snapshot
-// than this one makes a refusal "could not find out", never a no.
+// rules fit, and what do they still want. A rule that fits but wants a younger
+// snapshot than this one makes a refusal "could not find out", never a no; only
+// the proof that another rule asks for comes before it.
 func Decide(v View, r Request, shown []Proof, now time.Time) Decision {
 	return judge(v, r, shown, now).decision
 }
@@ -52,8 +53,8 @@ const (
 	missExpired
 	missTime
 	missSource
-	missProof
 	missStale
+	missProof
 )
 
 func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
@@ -73,7 +74,7 @@ func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	var ambiguous bool
 	j.user, ambiguous = v.User(r.User)
 	switch {
-	case j.user == nil:
+	case j.user == nil || r.User == "":
 		d.Reason = ReasonUnknownUser
 		return j
 	case ambiguous:
@@ -169,7 +170,7 @@ func (q *question) try(r *Rule) fate {
 		f.miss = missDisabled
 	case !slices.ContainsFunc(r.Subjects, q.isSubject):
 		f.miss = missSubject
-	case !slices.ContainsFunc(r.Doors, func(g string) bool { return glob(g, string(q.Door)) }):
+	case q.Door == "" || !slices.ContainsFunc(r.Doors, func(g string) bool { return glob(g, string(q.Door)) }):
 		f.miss = missDoor
 	case !slices.ContainsFunc(r.Targets, q.isTarget):
 		f.miss = missTarget
@@ -201,6 +202,13 @@ func (q *question) conditions(f *fate) {
 		f.miss = missSource
 		return
 	}
+	if r.MaxAge != 0 {
+		if q.age >= r.MaxAge {
+			f.miss = missStale
+			return
+		}
+		f.until = sooner(f.until, q.AsOf.Add(r.MaxAge))
+	}
 	for _, need := range r.Proofs {
 		if !need.met(q.shown) {
 			f.need = append(f.need, need)
@@ -208,14 +216,6 @@ func (q *question) conditions(f *fate) {
 	}
 	if f.need != nil {
 		f.miss = missProof
-		return
-	}
-	if r.MaxAge != 0 {
-		if q.age > r.MaxAge {
-			f.miss = missStale
-			return
-		}
-		f.until = sooner(f.until, q.AsOf.Add(r.MaxAge))
 	}
 }
 
@@ -282,14 +282,14 @@ func (q *question) isTarget(t RuleTarget) bool {
 	return false
 }
 
-// isLogin matches the account asked for. A glob is never meant for root: root
-// must be named.
+// isLogin matches the account asked for. Neither a glob nor self is ever meant
+// for root, not even where a directory user has that name: root must be named.
 func (q *question) isLogin(g string) bool {
 	switch {
-	case g == loginSelf:
-		return string(q.Login) == string(q.User)
 	case q.Login == "root":
 		return g == "root"
+	case g == loginSelf:
+		return string(q.Login) == string(q.User)
 	}
 	return glob(g, string(q.Login))
 }
@@ -313,7 +313,7 @@ func (j *judgement) settle(q question, accountUntil time.Time) {
 	}
 	d.Until = accountUntil
 	for _, f := range j.rules {
-		if f.miss == missTime || f.miss == missNotYet {
+		if f.miss >= missNotYet {
 			d.Until = sooner(d.Until, f.until)
 		}
 		if f.miss == missProof {
@@ -321,10 +321,10 @@ func (j *judgement) settle(q question, accountUntil time.Time) {
 		}
 	}
 	switch nearest.miss {
-	case missStale:
-		d.Outcome, d.Reason = Unknown, ReasonStale
 	case missProof:
 		d.Outcome, d.Reason = NeedProof, ReasonProof
+	case missStale:
+		d.Outcome, d.Reason = Unknown, ReasonStale
 	case missSource:
 		d.Reason = ReasonSource
 	case missTime:
@@ -364,34 +364,63 @@ func (j *judgement) allow(q question, matched []fate, accountUntil time.Time) {
 		})
 		nets = slices.Compact(nets)
 		if cut := len(nets) - maxSources; cut > 0 {
-			nets = nets[cut:] // keep the widest: dropping a narrow one only gives less
+			// Keep the widest: a caller in a narrow one that is dropped gets the
+			// grant of fewer rules, which is less, unless one of them would
+			// have been in conflict.
+			nets = nets[cut:]
+			if conflict(matched) {
+				d.refuse(ReasonConflict, matched)
+				return
+			}
 		}
 	}
 	for _, net := range nets {
-		g := Grant{From: net, User: q.user.Name, Login: q.Login, Until: accountUntil}
-		ok := true
+		var here []fate
 		for _, f := range matched {
-			if len(f.rule.From) > 0 && (!q.From.IsValid() && !slices.ContainsFunc(f.rule.From, func(p netip.Prefix) bool { return covers(p, net) })) {
-				continue
+			if len(f.rule.From) == 0 || q.From.IsValid() ||
+				slices.ContainsFunc(f.rule.From, func(p netip.Prefix) bool { return covers(p, net) }) {
+				here = append(here, f)
 			}
-			if len(g.Rules) == 0 {
-				g.Permit = f.rule.Permit
-			} else if ok {
-				g.Permit, ok = g.Permit.union(f.rule.Permit)
+		}
+		if len(here) == 0 {
+			continue
+		}
+		if conflict(here) { // and no wider grant may take the place of this one
+			d.refuse(ReasonConflict, here)
+			return
+		}
+		g := Grant{From: net, User: q.user.Name, Login: q.Login, Until: accountUntil, Permit: here[0].rule.Permit}
+		for i, f := range here {
+			if i > 0 {
+				g.Permit = g.Permit.union(f.rule.Permit)
 			}
 			g.Rules = append(g.Rules, f.rule.Name)
 			g.Until = sooner(g.Until, f.until)
 		}
-		if !ok { // and no wider grant may take the place of this one
-			*d = Decision{Reason: ReasonConflict, Rules: g.Rules, Generation: d.Generation, Age: d.Age}
-			return
-		}
-		if len(g.Rules) > 0 {
-			d.Grants = append(d.Grants, g)
-		}
+		d.Grants = append(d.Grants, g)
 	}
 	d.Until = accountUntil
 	for _, f := range matched {
+		d.Rules = append(d.Rules, f.rule.Name)
+		d.Until = sooner(d.Until, f.until)
+	}
+}
+
+// conflict reports whether rules force different commands and none leaves the
+// choice to the caller.
+func conflict(rules []fate) bool {
+	for _, f := range rules {
+		if f.rule.Permit.Command == "" {
+			return false
+		}
+	}
+	return slices.ContainsFunc(rules, func(f fate) bool { return f.rule.Permit.Command != rules[0].rule.Permit.Command })
+}
+
+// refuse takes back an allow.
+func (d *Decision) refuse(why Reason, rules []fate) {
+	*d = Decision{Reason: why, Generation: d.Generation, Age: d.Age}
+	for _, f := range rules {
 		d.Rules = append(d.Rules, f.rule.Name)
 		d.Until = sooner(d.Until, f.until)
 	}

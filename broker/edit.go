@@ -93,8 +93,10 @@ func (e *Edit) RemoveUser(id EntryID) bool {
 	return true
 }
 
-// PutGroup adds a group or replaces the one with the same ID.
+// PutGroup adds a group or replaces the one with the same ID. Its lists are
+// copied: they may come from a snapshot.
 func (e *Edit) PutGroup(g Group) {
+	g.Members, g.MemberUsers, g.MemberHosts = slices.Clone(g.Members), slices.Clone(g.MemberUsers), slices.Clone(g.MemberHosts)
 	n := &group{Group: g}
 	for i, dn := range n.Members {
 		if u := e.s.UserByDN(dn); u != nil {
@@ -150,9 +152,11 @@ func (e *Edit) dropGroup(g *group) {
 	e.s.groupsByHandle.remove(e.tok, g)
 }
 
-// PutHost adds a host or replaces the one with the same ID.
+// PutHost adds a host or replaces the one with the same ID. Its lists are
+// copied.
 func (e *Edit) PutHost(h Host) {
 	e.RemoveHost(h.ID)
+	h.Names, h.Addrs = slices.Clone(h.Names), slices.Clone(h.Addrs)
 	for i, n := range h.Names {
 		h.Names[i] = HostName(strings.ToLower(string(n)))
 	}

@@ -112,7 +112,7 @@ func (f fate) text(r Request) string {
 	case missProof:
 		return "it also needs " + join(f.need, " and ")
 	case missStale:
-		return fmt.Sprintf("it wants a snapshot not older than %s", f.rule.MaxAge)
+		return fmt.Sprintf("it wants a snapshot younger than %s", f.rule.MaxAge)
 	}
 	return ""
 }
@@ -156,7 +156,18 @@ func (j judgement) change(v View, r Request) []string {
 		out = append(out, j.groupsThatWouldDo(v, r)...)
 	}
 	if len(out) == 0 {
-		out = append(out, fmt.Sprintf("a rule must allow it: sekisho rule add NAME --subject user:%s --door %s --target host:%s", r.User, r.Door, r.Target.Host))
+		target := "host:" + string(r.Target.Host)
+		if r.Target.Host == "" {
+			target = "net:" + r.Target.String()
+			if !r.Target.Addr.IsValid() {
+				target = "'*'"
+			}
+		}
+		c := fmt.Sprintf("a rule must allow it: sekisho rule add NAME --subject user:%s --door %s --target %s", r.User, r.Door, target)
+		if string(r.Login) != string(r.User) {
+			c += " --login " + string(r.Login)
+		}
+		out = append(out, c)
 	}
 	return out
 }

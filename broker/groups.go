@@ -84,9 +84,10 @@ func (e *Edit) linkMembers(handle groupHandle, was, now *Group) {
 	now.MemberHosts = slices.Compact(now.MemberHosts)
 	diff(was.Members, now.Members, func(dn DN, member bool) {
 		link(e.tok, &e.s.membersByDN, dn, handle, member)
-		if sub, _ := e.s.groupsByDN.get(dn); sub != nil {
+		e.s.groupsByDN.each(dn, func(sub *group) bool {
 			e.markStale(sub.handle)
-		}
+			return true
+		})
 	})
 	diff(was.MemberUsers, now.MemberUsers, func(n UserName, member bool) {
 		link(e.tok, &e.s.membersByUser, n, handle, member)
@@ -131,10 +132,13 @@ func (e *Edit) resolve() {
 			continue
 		}
 		for _, dn := range g.Members {
-			if sub, _ := e.s.groupsByDN.get(dn); sub != nil && !e.stale[sub.handle] {
-				e.stale[sub.handle] = true
-				todo = append(todo, sub.handle)
-			}
+			e.s.groupsByDN.each(dn, func(sub *group) bool {
+				if !e.stale[sub.handle] {
+					e.stale[sub.handle] = true
+					todo = append(todo, sub.handle)
+				}
+				return true
+			})
 		}
 	}
 	for h := range e.stale {

@@ -71,6 +71,10 @@ func (p *Permissions) add(v string) error {
 		if !envPair(arg) {
 			return fmt.Errorf("want environment:NAME=VALUE")
 		}
+		name, _, _ := strings.Cut(arg, "=")
+		if slices.ContainsFunc(p.Environment, func(e string) bool { return strings.HasPrefix(e, name+"=") }) {
+			return fmt.Errorf("a rule can set %s only once", name)
+		}
 		p.Environment = append(p.Environment, arg)
 	case name == "command" && arg != "":
 		if p.Command != "" {
@@ -78,14 +82,14 @@ func (p *Permissions) add(v string) error {
 		}
 		p.Command = arg
 	case name == "tunnel" && hasArg && !p.HasTunnel:
-		n, err := strconv.Atoi(arg)
+		n, err := strconv.ParseUint(arg, 10, 31)
+		p.Tunnel, p.HasTunnel = int(n), true
 		if arg == "any" {
-			n, err = -1, nil
+			p.Tunnel, err = -1, nil
 		}
-		if err != nil || n < -1 || n > 0x7ffffffc || arg == "-1" {
+		if err != nil || n > 0x7ffffffc {
 			return fmt.Errorf("want tunnel:N or tunnel:any")
 		}
-		p.Tunnel, p.HasTunnel = n, true
 	default:
 		return fmt.Errorf("want pty, port-forwarding, agent-forwarding, x11-forwarding, user-rc, permitopen:HOST:PORT, permitlisten:[HOST:]PORT, environment:NAME=VALUE, command:LINE, tunnel:N or none")
 	}
@@ -140,12 +144,11 @@ func (p Permissions) Values() []string {
 }
 
 // union is what either of two matching rules gives. A rule that forces a
-// command gives less than one that does not; two that force different
-// commands have no union: ok is false. Of two values for one environment
-// variable, or two tunnel devices, the first rule's stays: sshd takes one only,
-// and the narrower answer is the safe one.
-func (p Permissions) union(q Permissions) (u Permissions, ok bool) {
-	u = p
+// command gives less than one that does not; of several, all force the same
+// one (see conflict). Of two values for one environment variable, or two
+// tunnel devices, the first rule's stays: sshd takes one only.
+func (p Permissions) union(q Permissions) Permissions {
+	u := p
 	for _, n := range []string{"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"} {
 		*u.flag(n) = *p.flag(n) || *q.flag(n)
 	}
@@ -158,11 +161,8 @@ func (p Permissions) union(q Permissions) (u Permissions, ok bool) {
 			u.Environment = append(u.Environment, e)
 		}
 	}
-	switch {
-	case p.Command == "" || q.Command == "":
+	if q.Command == "" {
 		u.Command = ""
-	case p.Command != q.Command:
-		return Permissions{}, false
 	}
 	switch {
 	case !p.HasTunnel:
@@ -171,7 +171,7 @@ func (p Permissions) union(q Permissions) (u Permissions, ok bool) {
 		u.Tunnel = -1
 	}
 	u.normalize()
-	return u, true
+	return u
 }
 
 func (p *Permissions) normalize() {

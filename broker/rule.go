@@ -28,7 +28,7 @@ type Rule struct {
 	Proofs      []ProofNeed    // all of them are needed
 	NotBefore   time.Time
 	Expires     time.Time
-	MaxAge      time.Duration // 0: no limit of its own
+	MaxAge      time.Duration // the snapshot must be younger; 0: no limit of its own
 	Permit      Permissions
 }
 
@@ -86,6 +86,9 @@ func ParseRule(a RuleAttributes) (Rule, error) {
 	}
 	if a.Name == "" {
 		return Rule{}, fmt.Errorf("a rule needs a cn")
+	}
+	if err := checkText(a.Name); err != nil {
+		return fail("cn", a.Name, err)
 	}
 	lists := []struct {
 		attr   string

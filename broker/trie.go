@@ -5,8 +5,9 @@ import "hash/maphash"
 // trie is a persistent hash multimap from K to *T: an edit copies the path
 // to what it changes and shares the rest, so old versions stay as they were.
 // Branches fan out by 3 bits of the hash; buckets hold up to trieBucket items
-// before they split, so that a split leaves no crowd of nearly empty nodes. The hash is seeded for each process, so that nobody who
-// can write directory entries can aim for collisions.
+// before they split, so that a split leaves no crowd of nearly empty nodes. The
+// hash is seeded for each process, so that nobody who can write directory
+// entries can aim for collisions.
 //
 // A node whose owner is the running edit belongs to it alone and is changed in
 // place; that makes the first load of a million entries linear.

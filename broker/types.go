@@ -204,7 +204,8 @@ type Decision struct {
 	// of the lists would do.
 	Need [][]ProofNeed
 	// Until is the nearest time at which the same question may be answered
-	// differently without any change in the directory; zero for none known.
+	// differently without any change in the directory, View.MaxAge aside; zero
+	// for none known.
 	Until time.Time
 	// Generation and Age are the snapshot's.
 	Generation uint64

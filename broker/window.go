@@ -25,14 +25,14 @@ var weekdays = [7]string{"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"} // imm
 // days and ranges: Mon, Tue … Sun; without it every day. ZONE is UTC or a name
 // of the IANA time zone database.
 func ParseWindow(s string) (Window, error) {
-	w := Window{text: s}
 	f := strings.Fields(s)
-	switch len(f) {
-	case 2:
+	w := Window{text: strings.Join(f, " ")}
+	switch {
+	case len(f) == 2 && !strings.Contains(f[1], ":"):
 		for i := range w.days {
 			w.days[i] = true
 		}
-	case 3:
+	case len(f) == 3:
 		if err := w.parseDays(f[0]); err != nil {
 			return Window{}, err
 		}
@@ -47,8 +47,8 @@ func ParseWindow(s string) (Window, error) {
 	if !ok || err1 != nil || err2 != nil || w.start == 1440 || w.start == w.end {
 		return Window{}, fmt.Errorf("want hours like 08:00-18:00, the start before 24:00 and not the end")
 	}
-	if f[1] == "Local" {
-		return Window{}, fmt.Errorf("name the time zone: Local means something else on each machine")
+	if strings.HasPrefix(strings.ToLower(f[1]), "local") { // Debian has a zone file "localtime"
+		return Window{}, fmt.Errorf("name the time zone: local time is another on each machine")
 	}
 	zone, err := time.LoadLocation(f[1])
 	if err != nil {
@@ -99,11 +99,15 @@ func parseClock(s string) (minutes int, err error) {
 	return h*60 + m, nil
 }
 
-// String prints the window as it was read.
+// String prints the window as it was read, with single spaces.
 func (w Window) String() string { return w.text }
 
 // open reports whether t is inside, and the next time at which that changes.
+// The zero Window is never open.
 func (w Window) open(t time.Time) (bool, time.Time) {
+	if w.zone == nil {
+		return false, time.Time{}
+	}
 	y, m, d := t.In(w.zone).Date()
 	var next time.Time
 	for i := -1; i <= 8; i++ {
