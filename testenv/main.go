@@ -92,6 +92,7 @@ type sandboxSpec struct {
 	Args     []string          // of the command, the program of this process
 	Env      []string          // its environment
 	Dir      string            // its working directory
+	Root     string            // the module's directory
 	Keep     []string          // directories that stay as they are, writable
 	Programs map[string]string // name of a program of cmd/ to the built file
 	Failed   map[string]string // name of a program to why it could not be built
@@ -116,6 +117,7 @@ func testSpec() (*sandboxSpec, error) {
 		Args:     os.Args,
 		Env:      keepEnv(os.Environ()),
 		Dir:      dir,
+		Root:     root,
 		Keep:     []string{root, filepath.Dir(exe)},
 		GiveBack: []string{filepath.Join(dir, "testdata")},
 	}

@@ -38,17 +38,31 @@ const (
 // layered are overlays: the machine's below, the sandbox's above.
 var layered = []string{"/etc", "/var", "/usr/local", "/opt"}
 
-type sandboxID struct{ MountNS string }
+// sandboxID is /mnt/sandbox.json.
+type sandboxID struct {
+	MountNS string // as /proc/PID/ns/mnt says
+	Root    string // the module's directory
+}
 
 // Inside tells whether this process runs in a sandbox (and not in one of its hosts).
 func Inside() bool {
-	b, err := os.ReadFile(filepath.Join(mntDir, "sandbox.json"))
-	if err != nil {
-		return false
-	}
+	_, err := sandbox()
+	return err == nil
+}
+
+func sandbox() (*sandboxID, error) {
 	var id sandboxID
+	if err := readJSON(filepath.Join(mntDir, "sandbox.json"), &id); err != nil {
+		return nil, fmt.Errorf("this is not the sandbox: %w", err)
+	}
 	ns, err := os.Readlink("/proc/self/ns/mnt")
-	return err == nil && json.Unmarshal(b, &id) == nil && id.MountNS == ns
+	if err != nil {
+		return nil, err
+	}
+	if id.MountNS != ns {
+		return nil, errors.New("this is not the sandbox's mount namespace")
+	}
+	return &id, nil
 }
 
 // sandboxMain is pid 1 of a sandbox. It returns only on errors.
@@ -179,7 +193,7 @@ func setUpSandbox(spec *sandboxSpec) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(sandboxID{MountNS: ns})
+	b, err := json.Marshal(sandboxID{MountNS: ns, Root: spec.Root})
 	if err != nil {
 		return err
 	}
