@@ -100,12 +100,10 @@ func (c *SlapdConfig) validate() error {
 		}
 	}
 	if c.LDIF == nil {
-		rdn, _, _ := strings.Cut(c.Suffix, ",")
-		attr, value, _ := strings.Cut(rdn, "=")
-		if attr != "dc" {
-			return fmt.Errorf("the suffix %s is no dc=…: give its entry in LDIF", c.Suffix)
+		var err error
+		if c.LDIF, err = suffixEntry(c.Suffix); err != nil {
+			return err
 		}
-		c.LDIF = fmt.Appendf(nil, "dn: %s\nobjectClass: dcObject\nobjectClass: organization\ndc: %s\no: %s\n", c.Suffix, value, value)
 	}
 	if c.Access == nil {
 		secret := "userPassword"
@@ -130,6 +128,16 @@ func (c *SlapdConfig) validate() error {
 		}
 	}
 	return nil
+}
+
+// suffixEntry is the entry of a suffix dc=….
+func suffixEntry(suffix string) ([]byte, error) {
+	rdn, _, _ := strings.Cut(suffix, ",")
+	attr, value, _ := strings.Cut(rdn, "=")
+	if attr != "dc" {
+		return nil, fmt.Errorf("the suffix %s is no dc=…: give its entry in LDIF", suffix)
+	}
+	return fmt.Appendf(nil, "dn: %s\nobjectClass: dcObject\nobjectClass: organization\ndc: %s\no: %s\n", suffix, value, value), nil
 }
 
 // StartSlapd makes a directory with cfg's entries and starts it. Its files are
@@ -327,10 +335,17 @@ func (s *Slapd) Dump(ctx context.Context) ([]byte, error) {
 
 // Rebuild stops slapd, makes its database anew from ldif and starts it, as
 // after a restore: no cookie of before is known to it. Entries have new
-// entryUUIDs unless ldif, such as a Dump, gives them.
+// entryUUIDs unless ldif, such as a Dump, gives them. With nil it has the
+// suffix alone.
 func (s *Slapd) Rebuild(ctx context.Context, ldif []byte) error {
 	if err := s.Stop(); err != nil {
 		return err
+	}
+	if ldif == nil {
+		var err error
+		if ldif, err = suffixEntry(s.cfg.Suffix); err != nil {
+			return err
+		}
 	}
 	s.cfg.LDIF = ldif
 	if err := s.build(ctx); err != nil {
