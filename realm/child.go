@@ -1,0 +1,318 @@
+package realm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// Times of supervision.
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 30 * time.Second
+	steadyAfter  = 30 * time.Second // a child that ran so long starts the back-off anew
+	startLimit   = 30 * time.Second // for a first start to get ready
+	stopLimit    = 10 * time.Second // between SIGTERM and SIGKILL
+	keptLines    = 12               // of a child's output, for errors
+)
+
+// child is one supervised program.
+type child struct {
+	name    string
+	command func() *exec.Cmd
+	probe   func(ctx context.Context) error // nil when the child answers
+	pidFile string
+	hint    func() string // what may help when it does not start; "" for nothing
+	log     *logrus.Entry
+	now     func() time.Time
+
+	output tail
+
+	mu      sync.Mutex // guards all below
+	status  Status
+	process *os.Process // nil while it does not run
+	planned bool        // the next death was asked for: no failure, no back-off
+}
+
+func (c *child) get() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.status
+	s.Name = c.name
+	return s
+}
+
+func (c *child) set(change func(*Status)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.status)
+}
+
+// run keeps the child running until ctx ends and it has stopped. first gets one
+// value: nil when the child has become ready, or why it did not at its first
+// start, which ends run.
+func (c *child) run(ctx context.Context, first chan<- error) {
+	backoff := firstBackoff
+	for n := 0; ; n++ {
+		began := c.now()
+		ready, err := c.once(ctx, n > 0, func() {
+			if n == 0 {
+				first <- nil
+			}
+		})
+		c.mu.Lock()
+		planned := c.planned
+		c.planned = false
+		c.mu.Unlock()
+		if ctx.Err() != nil {
+			if n == 0 && !ready {
+				first <- ctx.Err()
+			}
+			return
+		}
+		if n == 0 && !ready {
+			first <- err
+			return
+		}
+		if c.now().Sub(began) > steadyAfter || planned {
+			backoff = firstBackoff
+		}
+		wait := backoff/2 + rand.N(backoff/2+1)
+		backoff = min(2*backoff, lastBackoff)
+		if planned {
+			wait = 0
+		} else {
+			c.log.WithError(err).WithField("wait", wait.Round(time.Millisecond)).Error("child died: starting it again")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// once starts the child and returns when it is gone. Linux ties the parent-death
+// signal to the thread that forked, so this thread stays for the child's life.
+func (c *child) once(ctx context.Context, again bool, ready func()) (wasReady bool, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	c.output.reset()
+	cmd := c.command()
+	cmd.Stdout, cmd.Stderr = &c.output, &c.output
+	cmd.WaitDelay = 2 * time.Second
+	if err := cmd.Start(); err != nil {
+		err = c.failure(fmt.Errorf("starting %s: %w", cmd.Path, err))
+		c.set(func(s *Status) { s.PID, s.Ready, s.Since, s.LastError = 0, false, c.now(), err.Error() })
+		return false, err
+	}
+	c.set(func(s *Status) {
+		c.process = cmd.Process
+		s.PID, s.Ready, s.Since = cmd.Process.Pid, false, c.now()
+		if again {
+			s.Restarts++
+		}
+	})
+	if err := writePID(c.pidFile, cmd.Process.Pid); err != nil {
+		c.log.WithError(err).Warn("no pid file: a later start cannot tell a leftover of this one")
+	}
+
+	gone := make(chan struct{})
+	probing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var helpers sync.WaitGroup
+	var timedOut error
+	helpers.Go(func() { c.stopper(ctx, cmd.Process, gone) })
+	helpers.Go(func() {
+		switch err := c.wait(probing, !again); {
+		case err == nil:
+			wasReady = true
+			c.set(func(s *Status) { s.Ready = true })
+			c.log.WithField("pid", cmd.Process.Pid).Info("ready")
+			ready()
+		case probing.Err() == nil:
+			timedOut = err
+			cmd.Process.Kill()
+		}
+	})
+	werr := cmd.Wait()
+	close(gone)
+	cancel()
+	helpers.Wait()
+	os.Remove(c.pidFile)
+
+	switch {
+	case timedOut != nil:
+		err = fmt.Errorf("%s did not answer within %s: %w", c.name, startLimit, timedOut)
+	case werr != nil:
+		err = fmt.Errorf("%s died: %w", c.name, werr)
+	default:
+		err = fmt.Errorf("%s ended by itself", c.name)
+	}
+	err = c.failure(err)
+	c.set(func(s *Status) {
+		c.process = nil
+		s.PID, s.Ready, s.Since = 0, false, c.now()
+		if ctx.Err() == nil && !c.planned {
+			s.LastError = err.Error()
+		}
+	})
+	return wasReady, err
+}
+
+// wait probes until the child answers. Only a first start has a limit: later ones
+// are left alone as long as they live.
+func (c *child) wait(ctx context.Context, limited bool) error {
+	started := time.Now()
+	pause := 5 * time.Millisecond
+	for {
+		err := c.probe(ctx)
+		if err == nil {
+			return nil
+		}
+		if limited && time.Since(started) > startLimit {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, time.Second/4)
+	}
+}
+
+// stopper ends the child when ctx does: SIGTERM, and SIGKILL when that is not
+// enough.
+func (c *child) stopper(ctx context.Context, p *os.Process, gone <-chan struct{}) {
+	select {
+	case <-gone:
+		return
+	case <-ctx.Done():
+	}
+	p.Signal(unix.SIGTERM)
+	p.Signal(unix.SIGCONT) // a stopped one would not hear it
+	select {
+	case <-gone:
+	case <-time.After(stopLimit):
+		c.log.Warn("did not stop: killing it")
+		p.Kill()
+	}
+}
+
+// restart asks the running child to end and has it started again at once.
+func (c *child) restart() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.process == nil {
+		return // it will be started anyway
+	}
+	c.planned = true
+	c.process.Signal(unix.SIGTERM)
+}
+
+func (c *child) failure(err error) error { return explain(err, &c.output, c.hint()) }
+
+// explain adds what a program last said, and what may help.
+func explain(err error, output *tail, hint string) error {
+	var b strings.Builder
+	if lines := output.lines(); len(lines) > 0 {
+		b.WriteString("; it said:\n  " + strings.Join(lines, "\n  "))
+	}
+	if hint != "" {
+		b.WriteString("\n" + hint)
+	}
+	return fmt.Errorf("%w%s", err, b.String())
+}
+
+// tail keeps the last lines that a child printed.
+type tail struct {
+	mu   sync.Mutex
+	kept []string
+	part []byte
+}
+
+const maxLine = 1024
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for rest := p; len(rest) > 0; {
+		line, after, whole := bytes.Cut(rest, []byte("\n"))
+		rest = after
+		if room := maxLine - len(t.part); room > 0 {
+			t.part = append(t.part, line[:min(room, len(line))]...)
+		}
+		if whole {
+			t.push()
+		}
+	}
+	return len(p), nil
+}
+
+func (t *tail) push() {
+	if len(bytes.TrimSpace(t.part)) > 0 {
+		t.kept = append(t.kept, strings.ToValidUTF8(string(t.part), "?"))
+		t.kept = t.kept[max(0, len(t.kept)-keptLines):]
+	}
+	t.part = t.part[:0]
+}
+
+func (t *tail) lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := append([]string(nil), t.kept...)
+	if len(bytes.TrimSpace(t.part)) > 0 {
+		out = append(out, strings.ToValidUTF8(string(t.part), "?"))
+	}
+	return out
+}
+
+func (t *tail) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept, t.part = nil, nil
+}
+
+// attributes are how a child runs: as the service user, dying with us, and with
+// the right to low ports where it needs that and we can pass it on.
+func attributes(c Config, lowPorts bool) (*syscall.SysProcAttr, error) {
+	a := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+	if os.Geteuid() == 0 {
+		a.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID), Groups: []uint32{}}
+	}
+	if !lowPorts {
+		return a, nil
+	}
+	can, err := holdsCap(unix.CAP_NET_BIND_SERVICE)
+	if err != nil {
+		return nil, err
+	}
+	if !can {
+		return nil, errors.New("ports below 1024 need CAP_NET_BIND_SERVICE: start as root, or give the service AmbientCapabilities=CAP_NET_BIND_SERVICE, or configure listen addresses with higher ports")
+	}
+	a.AmbientCaps = []uintptr{unix.CAP_NET_BIND_SERVICE}
+	return a, nil
+}
+
+func holdsCap(n uint) (bool, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false, fmt.Errorf("reading this process's capabilities: %w", err)
+	}
+	return data[n/32].Permitted&(1<<(n%32)) != 0, nil
+}
