@@ -1,0 +1,211 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sekisho/sekisho/testenv"
+)
+
+// tell is the story: each step is against the unmodified program.
+func (s *scene) tell(w *testenv.World) {
+	ready := s.step("four machines: broker, web1, db1, client", func() error { return s.hosts(w) }) &&
+		s.step("broker: sekishod with an embedded realm (slapd and a KDC), first start", s.realm) &&
+		s.step("web1 and db1 join: sekishod over ldaps, sshd asks sekisho-keys", func() error {
+			return errors.Join(s.join(s.web), s.join(s.db))
+		}) &&
+		s.step("sekisho user, key, group and rule add: alice, bob, who may where", s.people)
+	if !ready {
+		return
+	}
+	s.step("alice: kinit works at once, no kadmin was needed", s.kinit)
+	s.step("alice logs in to web1 by the key that LDAP holds", func() error { return s.login("alice", s.alice, s.web) })
+	s.step("bob, who has a key too, is refused: no rule lets him", func() error { return s.refused("bob", s.bob, s.web) })
+	s.step("`sekisho why bob keys web1` on web1 says so, and what would help", func() error {
+		return s.why(s.web, "bob", 1, "no-rule", "group set admins --add bob")
+	})
+	s.step("`sekisho why alice keys web1` names the rule and the way through groups", func() error {
+		return s.why(s.web, "alice", 0, "operators", "admins", "ops")
+	})
+	s.keyAndGroup()
+	s.outages()
+	s.goodbye()
+}
+
+// people makes alice and bob, nested groups and one rule.
+func (s *scene) people() error {
+	for name, data := range map[string]string{"alice.pub": string(s.alice.Public), "bob.pub": string(s.bob.Public), "alice.password": "correct horse battery\n"} {
+		if err := s.broker.WriteFile("/root/"+name, []byte(data), 0o600); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{
+		{"user", "add", "alice", "--name", "Alice Example", "--key", "/root/alice.pub", "--password-file", "/root/alice.password"},
+		{"user", "add", "bob", "--name", "Bob Example", "--key", "/root/bob.pub", "--no-password"},
+		{"group", "add", "admins"},
+		{"group", "add", "ops"},
+		{"group", "set", "admins", "--add", "alice"},
+		{"group", "set", "ops", "--add-group", "admins"},
+		{"rule", "add", "operators", "--subject", "group:ops", "--door", "keys", "--target", "host:*"},
+	} {
+		if _, err := s.sekisho(args...); err != nil {
+			return err
+		}
+	}
+	// The hosts hear of it by themselves.
+	return s.soon(5*time.Second, func() error { return s.why(s.web, "alice", 0) })
+}
+
+func (s *scene) kinit() error {
+	c := s.broker.Command(s.ctx, "env", "KRB5_CONFIG=/run/sekisho/krb5.conf", "KRB5CCNAME=MEMORY:", "kinit", "alice")
+	c.Stdin = strings.NewReader("correct horse battery\n")
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("kinit: %w: %s", err, out)
+	}
+	return nil
+}
+
+// keyAndGroup takes away a key, then a group, and gives them back.
+func (s *scene) keyAndGroup() {
+	s.step("alice's key is removed from LDAP: her next login is refused", func() error {
+		if _, err := s.sekisho("key", "rm", "alice", "alice@client"); err != nil {
+			return err
+		}
+		return s.soon(2*time.Second, func() error { return s.refused("alice", s.alice, s.web) })
+	})
+	s.step("the key is put back: she gets in again", func() error {
+		if _, err := s.sekisho("key", "add", "alice", "/root/alice.pub"); err != nil {
+			return err
+		}
+		return s.soon(2*time.Second, func() error { return s.login("alice", s.alice, s.web) })
+	})
+	s.step("alice is taken out of a group inside the rule's group: refused", func() error {
+		if _, err := s.sekisho("group", "set", "admins", "--remove", "alice"); err != nil {
+			return err
+		}
+		return s.soon(2*time.Second, func() error { return s.refused("alice", s.alice, s.web) })
+	})
+	s.step("and put back: she gets in again", func() error {
+		if _, err := s.sekisho("group", "set", "admins", "--add", "alice"); err != nil {
+			return err
+		}
+		return s.soon(2*time.Second, func() error { return s.login("alice", s.alice, s.web) })
+	})
+}
+
+// status is what the story reads of `sekisho status --json`.
+type status struct {
+	Sync struct {
+		Age float64 `json:"age_seconds"`
+	} `json:"sync"`
+	Realm []struct {
+		Name string `json:"name"`
+		PID  int    `json:"pid"`
+	} `json:"realm"`
+}
+
+func (s *scene) status(h *testenv.Host) (st status, err error) {
+	out, err := h.Command(s.ctx, "/usr/local/bin/sekisho", "status", "--json").Output()
+	if err != nil {
+		return st, fmt.Errorf("sekisho status: %w", err)
+	}
+	if err := json.Unmarshal(out, &st); err != nil {
+		return st, fmt.Errorf("sekisho status: %w: %s", err, out)
+	}
+	return st, nil
+}
+
+// slapd signals the broker's slapd, by the pid in its own namespace.
+func (s *scene) slapd(sig syscall.Signal) error {
+	st, err := s.status(s.broker)
+	if err != nil {
+		return err
+	}
+	for _, c := range st.Realm {
+		if c.Name == "slapd" && c.PID > 0 {
+			return s.broker.Command(s.ctx, "kill", fmt.Sprintf("-%d", sig), fmt.Sprint(c.PID)).Run()
+		}
+	}
+	return errors.New("sekisho status names no slapd")
+}
+
+// aged waits until web1 says that its snapshot is at least d old.
+func (s *scene) aged(d time.Duration) error {
+	return s.soon(d+20*time.Second, func() error {
+		st, err := s.status(s.web)
+		if err == nil && st.Sync.Age < d.Seconds() {
+			err = fmt.Errorf("the snapshot's age is %.1f s", st.Sync.Age)
+		}
+		return err
+	})
+}
+
+// outages take the directory away in four ways.
+func (s *scene) outages() {
+	s.step("slapd hangs (SIGSTOP): alice still gets in, and nothing waits for it", func() error {
+		if err := s.slapd(syscall.SIGSTOP); err != nil {
+			return err
+		}
+		return s.login("alice", s.alice, s.web)
+	})
+	s.step("and the answer's age shows", func() error {
+		if err := s.aged(3 * time.Second); err != nil {
+			return err
+		}
+		return s.why(s.web, "alice", 0, "snapshot")
+	})
+	s.step("slapd is killed (SIGKILL): alice still gets in", func() error {
+		if err := s.slapd(syscall.SIGKILL); err != nil {
+			return err
+		}
+		return s.login("alice", s.alice, s.web)
+	})
+	s.step("sekishod has started slapd again, and web1 has caught up", func() error {
+		return s.soon(30*time.Second, func() error {
+			st, err := s.status(s.web)
+			if err == nil && st.Sync.Age > 1 {
+				err = fmt.Errorf("the snapshot's age is %.1f s", st.Sync.Age)
+			}
+			return err
+		})
+	})
+	s.step("broker off the network, sekishod on web1 killed (-9) and started again", func() error {
+		if err := s.broker.Partition(); err != nil {
+			return err
+		}
+		s.sekishod[s.web].Kill()
+		return s.start(s.web)
+	})
+	s.step("alice gets in, from the last good snapshot", func() error { return s.login("alice", s.alice, s.web) })
+	s.step("and bob does not", func() error { return s.refused("bob", s.bob, s.web) })
+	s.step("broker back on the network: web1 follows again", func() error {
+		if err := s.broker.Heal(); err != nil {
+			return err
+		}
+		return s.soon(60*time.Second, func() error {
+			st, err := s.status(s.web)
+			if err == nil && st.Sync.Age > 1 {
+				err = fmt.Errorf("the snapshot's age is %.1f s", st.Sync.Age)
+			}
+			return err
+		})
+	})
+}
+
+func (s *scene) goodbye() {
+	fmt.Print(`
+The world goes on running. Look around in it (sudo when you are not root):
+
+    build/bin/demo enter client ssh alice@web1     log in as alice
+    build/bin/demo enter client ssh bob@web1       be refused as bob
+    build/bin/demo enter web1 sekisho why bob keys web1
+    build/bin/demo enter broker sekisho user ls
+    build/bin/demo enter broker                    a shell; sekisho --help
+
+    make demo-stop                                 removes every trace
+`)
+}

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sekisho/sekisho/testenv"
+)
+
+// scene is the world and what the story needs of it.
+type scene struct {
+	ctx                     context.Context
+	broker, web, db, client *testenv.Host
+	sekishod                map[*testenv.Host]*testenv.Daemon
+	alice, bob              *testenv.Key
+	failed                  bool
+}
+
+// world runs inside the sandbox: it tells the story and then stays, as the
+// parent of every daemon in it.
+func world() (int, error) {
+	ctx, stop := context.WithTimeout(context.Background(), limit)
+	defer stop()
+	w, err := testenv.NewWorld(testenv.WorldConfig{})
+	if err != nil {
+		return 1, err
+	}
+	s := &scene{ctx: ctx, sekishod: map[*testenv.Host]*testenv.Daemon{}}
+	s.tell(w)
+	code := 0
+	if s.failed {
+		code = 1
+		w.ShowLogs(func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
+	}
+	fmt.Printf("%s%d\n", endMark, code)
+	select {} // until the sandbox is stopped
+}
+
+// step runs one part of the story and prints how it went and how long it took.
+// After a part that failed the story goes on only when the rest can stand
+// without it.
+func (s *scene) step(what string, f func() error) bool {
+	t := time.Now()
+	err := f()
+	took := time.Since(t)
+	if err != nil {
+		s.failed = true
+		fmt.Printf("FAIL  %-66s %8s\n      %s\n", what, round(took), strings.ReplaceAll(err.Error(), "\n", "\n      "))
+		return false
+	}
+	fmt.Printf("ok    %-66s %8s\n", what, round(took))
+	return true
+}
+
+func round(d time.Duration) string {
+	if d < 100*time.Millisecond {
+		return d.Round(100 * time.Microsecond).String()
+	}
+	return d.Round(time.Millisecond).String()
+}
+
+// sekisho runs the command as root on the broker's machine.
+func (s *scene) sekisho(args ...string) (string, error) {
+	return output(s.broker.Command(s.ctx, "/usr/local/bin/sekisho", args...), args)
+}
+
+func output(c *testenv.Cmd, args []string) (string, error) {
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("sekisho %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return string(out), nil
+}
+
+// login is a real ssh from the client; the error is ssh's own.
+func (s *scene) login(user string, key *testenv.Key, to *testenv.Host) error {
+	out, err := s.client.SSH(s.ctx, testenv.SSHCall{To: to, User: user, Key: key, Command: "id -un"}).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	}
+	if got := strings.TrimSpace(string(out)); got != user {
+		return fmt.Errorf("logged in as %q", got)
+	}
+	return nil
+}
+
+// refused is a login that sshd must refuse for want of a key.
+func (s *scene) refused(user string, key *testenv.Key, to *testenv.Host) error {
+	err := s.login(user, key, to)
+	switch {
+	case err == nil:
+		return errors.New("was let in")
+	case !strings.Contains(err.Error(), "Permission denied"):
+		return fmt.Errorf("the login failed, but not by refusal: %w", err)
+	}
+	return nil
+}
+
+// soon waits until f says nil, within d.
+func (s *scene) soon(d time.Duration, f func() error) error {
+	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
+		err := f()
+		if err == nil || time.Now().After(end) || s.ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// why asks the host itself, and wants its answer to hold all of the words.
+func (s *scene) why(on *testenv.Host, user string, code int, words ...string) error {
+	args := []string{"why", user, "keys", on.Name}
+	out, err := on.Command(s.ctx, "/usr/local/bin/sekisho", args...).CombinedOutput()
+	if got := exitCode(err); got != code {
+		return fmt.Errorf("sekisho %s: exit code %d, want %d: %s", strings.Join(args, " "), got, code, out)
+	}
+	for _, w := range words {
+		if !strings.Contains(string(out), w) {
+			return fmt.Errorf("sekisho %s does not say %q:\n%s", strings.Join(args, " "), w, out)
+		}
+	}
+	return nil
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	var exit interface{ ExitCode() int }
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+// hosts starts the machines.
+func (s *scene) hosts(w *testenv.World) error {
+	if err := os.MkdirAll(pidDir, 0o755); err != nil {
+		return err
+	}
+	for _, h := range []struct {
+		name string
+		to   **testenv.Host
+	}{{"broker", &s.broker}, {"web1", &s.web}, {"db1", &s.db}, {"client", &s.client}} {
+		var err error
+		if *h.to, err = w.Host(h.name); err != nil {
+			return err
+		}
+		if err := os.WriteFile(pidDir+"/"+h.name, fmt.Append(nil, (*h.to).Pid), 0o644); err != nil {
+			return err
+		}
+	}
+	var err error
+	if s.alice, err = testenv.NewKey("alice@client"); err != nil {
+		return err
+	}
+	if s.bob, err = testenv.NewKey("bob@client"); err != nil {
+		return err
+	}
+	// For a person who comes to look: `ssh alice@web1` on the client just works.
+	conf := "Host *\n  IdentityFile /root/.ssh/%r\n  IdentitiesOnly yes\n  KexAlgorithms curve25519-sha256\n"
+	for path, data := range map[string][]byte{"alice": s.alice.Private, "bob": s.bob.Private, "config": []byte(conf)} {
+		if err := s.client.WriteFile("/root/.ssh/"+path, data, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// realm starts sekishod on the broker's machine: its configuration says only
+// where to listen.
+func (s *scene) realm() error {
+	a := s.broker.Addr
+	conf := fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:389\"]\nldaps = [\"%s:636\"]\nkdc = [\"%s:88\"]\nnames = [%q]\n", a, a, s.broker.FQDN)
+	if err := s.broker.WriteFile("/etc/sekisho/sekishod.toml", []byte(conf), 0o644); err != nil {
+		return err
+	}
+	return s.start(s.broker)
+}
+
+// start starts a host's sekishod and waits until it answers from a snapshot.
+func (s *scene) start(h *testenv.Host) error {
+	d, err := h.Start(s.ctx, testenv.DaemonConfig{
+		Name: "sekishod", Path: "/usr/local/bin/sekishod",
+		ReadyTimeout: 30 * time.Second, StopTimeout: 15 * time.Second,
+		Ready: func(ctx context.Context) error {
+			return h.Command(ctx, "/usr/local/bin/sekisho", "status", "--json").Run()
+		},
+	})
+	if err == nil {
+		s.sekishod[h] = d
+	}
+	return err
+}
+
+// join makes a host follow the realm over ldaps, with a service account of its
+// own that reads no secret, and starts its sekishod and sshd.
+func (s *scene) join(h *testenv.Host) error {
+	raw := make([]byte, 24)
+	rand.Read(raw)
+	password := base64.RawURLEncoding.EncodeToString(raw) + "\n"
+	if err := s.broker.WriteFile("/root/"+h.Name+".password", []byte(password), 0o600); err != nil {
+		return err
+	}
+	if _, err := s.sekisho("host", "add", h.Name, "--addr", h.Addr.String(), "--alias", h.FQDN); err != nil {
+		return err
+	}
+	if _, err := s.sekisho("service", "add", h.Name, "--password-file", "/root/"+h.Name+".password"); err != nil {
+		return err
+	}
+	ca, err := s.broker.ReadFile("/var/lib/sekisho/realm/tls/ca.crt")
+	if err != nil {
+		return err
+	}
+	conf := fmt.Sprintf(`host = %q
+
+[directory]
+url = ["ldaps://%s"]
+base = "dc=sekisho,dc=internal"
+bind_dn = "cn=%s,ou=services,dc=sekisho,dc=internal"
+password_file = "/etc/sekisho/password"
+ca_file = "/etc/sekisho/ca.crt"
+`, h.Name, s.broker.FQDN, h.Name)
+	for _, f := range []struct {
+		path string
+		data []byte
+		mode os.FileMode
+	}{
+		{"/etc/sekisho/sekishod.toml", []byte(conf), 0o644},
+		{"/etc/sekisho/ca.crt", ca, 0o644},
+		{"/etc/sekisho/password", []byte(password), 0o600},
+		{"/etc/nsswitch.conf", []byte("passwd: files systemd\ngroup: files systemd\nshadow: files\nhosts: files dns\n"), 0o644},
+	} {
+		if err := h.WriteFile(f.path, f.data, f.mode); err != nil {
+			return err
+		}
+	}
+	if err := s.start(h); err != nil {
+		return err
+	}
+	_, err = h.StartSSHD(s.ctx, testenv.SSHDConfig{Lines: []string{
+		"AuthorizedKeysFile none",
+		"AuthorizedKeysCommand /usr/local/lib/sekisho/sekisho-keys %u %f %t %k",
+		"AuthorizedKeysCommandUser sekisho-keys",
+	}})
+	return err
+}
