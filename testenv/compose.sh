@@ -66,7 +66,7 @@ outside() {
 failed=0
 started=$EPOCHREALTIME
 
-# result prints a line for the thing whose exit code is $1.
+# result prints a line for the thing whose exit code is $1, and returns it.
 result() {
 	local took=$(((${EPOCHREALTIME/./} - ${started/./}) / 1000))
 	if [ "$1" = 0 ]; then
@@ -77,6 +77,7 @@ result() {
 		failed=1
 	fi
 	started=$EPOCHREALTIME
+	return $1
 }
 
 # works WHAT COMMAND...: the command succeeds.
@@ -88,10 +89,7 @@ works() {
 }
 
 # must is works for what all else stands on.
-must() {
-	works "$@"
-	[ $failed = 0 ] || exit 1
-}
+must() { works "$@" || exit 1; }
 
 # prints WHAT TEXT COMMAND...: the command succeeds and its output has the line TEXT.
 prints() {
@@ -172,11 +170,11 @@ world() {
 	must "sekisho rule add ops-on-web1" in_broker sekisho rule add ops-on-web1 --subject group:ops --door keys --target host:web1
 
 	logins
-	kept >$DATA/before 2>$DATA/out </dev/null || result 1 "what must be kept is read"
+	kept >$DATA/before 2>$DATA/out </dev/null || result 1 "what must be kept is read" || exit
 	compose ps --quiet >$DATA/before.ids
 	must "docker-compose down" compose down --timeout 20
 	must "docker-compose up again" compose up --detach --no-build
-	kept >$DATA/after 2>$DATA/out </dev/null || result 1 "what must be kept is read again"
+	kept >$DATA/after 2>$DATA/out </dev/null || result 1 "what must be kept is read again" || exit
 	compose ps --quiet >$DATA/after.ids
 	works "the containers are new ones" sh -c "! grep -qxFf $DATA/before.ids $DATA/after.ids"
 	works "host keys, authority, passwords, users and rules are the same" diff $DATA/before $DATA/after
@@ -199,10 +197,12 @@ inside() {
 	mount --make-rprivate /
 	readlink /proc/self/ns/pid >$DATA/pidns
 	export DOCKER_HOST=unix://$DATA/docker.sock DOCKER_CONFIG=$DATA/client COMPOSE_DOCKER_CLI_BUILD=0
-	export XTABLES_LOCKFILE=$DATA/xtables.lock # not in /run, it would stay there
-	printf '{"deprecated-key-path": "%s/key.json"}\n' $DATA >$DATA/daemon.json
-	mkdir $DATA/opt $DATA/opt.work # containerd makes folders in /opt
-	mount -t overlay overlay -o lowerdir=/opt,upperdir=$DATA/opt,workdir=$DATA/opt.work /opt
+	echo '{}' >$DATA/daemon.json # the machine's own settings are not for this engine
+	local dir
+	for dir in etc opt run; do # dockerd, containerd and iptables leave files there
+		mkdir $DATA/$dir $DATA/$dir.work
+		mount -t overlay overlay -o lowerdir=/$dir,upperdir=$DATA/$dir,workdir=$DATA/$dir.work /$dir
+	done
 
 	# The builds download packages: on the machine's own network, but with no
 	# bridge, no packet filter and no forwarding, so nothing of it is changed.
