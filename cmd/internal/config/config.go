@@ -90,6 +90,20 @@ type Directory struct {
 	// Schema says how the directory names things: `rfc2307bis`, `rfc2307`,
 	// `freeipa` or `ad`.
 	Schema string `toml:"schema"`
+	// UserBase limits users to a subtree, when base holds entries that are none
+	// of ours. Empty: all of base.
+	UserBase string `toml:"user_base"`
+	// GroupBase limits groups to a subtree.
+	GroupBase string `toml:"group_base"`
+	// HostBase limits hosts to a subtree.
+	HostBase string `toml:"host_base"`
+	// RuleBase limits rules to a subtree: whoever may write there decides who
+	// gets in.
+	RuleBase string `toml:"rule_base"`
+	// Filter is an LDAP filter (RFC 4515) that every entry must meet.
+	Filter string `toml:"filter"`
+	// KeyAttribute holds the SSH keys. Empty: what the schema says.
+	KeyAttribute string `toml:"key_attribute"`
 }
 
 // Snapshot is the copy of the directory that sekishod answers from.
@@ -99,7 +113,7 @@ type Snapshot struct {
 	// can ask for less (sekishoMaxAge), never for more.
 	MaxAge Duration `toml:"max_age"`
 	// HoldShare holds a refresh back that would delete more than this share of
-	// the users (0.2 is a fifth): the old snapshot stays in use until somebody
+	// the users (0.3 is three in ten): the old snapshot stays in use until somebody
 	// says `sekisho sync accept`. 1 holds nothing back.
 	HoldShare float64 `toml:"hold_share"`
 }
@@ -123,8 +137,9 @@ type Keys struct {
 type UserDB struct {
 	// Enabled turns the door on.
 	Enabled bool `toml:"enabled"`
-	// UIDMin is the lowest uid and gid that the directory may give on this
-	// machine. Never below 1: nobody becomes root by an LDAP entry.
+	// UIDMin is the lowest uid and gid that the directory may give. Entries
+	// with a smaller one are not read at all, for any door. Never below 1:
+	// nobody becomes root by an LDAP entry.
 	UIDMin uint32 `toml:"uid_min"`
 	// UIDMax is the highest.
 	UIDMax uint32 `toml:"uid_max"`
@@ -148,7 +163,7 @@ func Default() Config {
 		User:       "sekisho",
 		Realm:      Realm{Domain: "sekisho.internal"},
 		Directory:  Directory{Schema: "rfc2307bis"},
-		Snapshot:   Snapshot{MaxAge: Duration(24 * time.Hour), HoldShare: 0.2},
+		Snapshot:   Snapshot{MaxAge: Duration(24 * time.Hour), HoldShare: 0.3},
 		Keys:       Keys{Callers: []string{"sekisho-keys"}, RSABits: keys.DefaultMinRSABits},
 		UserDB:     UserDB{Enabled: true, UIDMin: 1000, UIDMax: 1<<31 - 1},
 		Log:        Log{Level: "info", Format: "json"},
@@ -157,11 +172,3 @@ func Default() Config {
 
 // Embedded tells whether sekishod runs a realm of its own.
 func (c Config) Embedded() bool { return len(c.Directory.URL) == 0 }
-
-// Policy is the key policy.
-func (c Config) Policy() keys.Policy {
-	return keys.Policy{Types: c.Keys.Types, MinRSABits: c.Keys.RSABits}
-}
-
-// Socket is the path of the local socket.
-func (c Config) Socket() string { return c.RuntimeDir + "/sekisho.sock" }

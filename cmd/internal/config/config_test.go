@@ -79,7 +79,7 @@ func TestRefused(t *testing.T) {
 		{"http", "[directory]\nurl = [\"http://a\"]\nbase = \"dc=x\"\n", "must begin with"},
 		{"half a bind", dir + "base = \"dc=x\"\nbind_dn = \"cn=a\"\n", "go together"},
 		{"relative file", dir + "base = \"dc=x\"\nca_file = \"ca.pem\"\n", "absolute"},
-		{"schema", dir + "base = \"dc=x\"\nschema = \"nis\"\n", "choose one of"},
+		{"schema", dir + "base = \"dc=x\"\nschema = \"nis\"\n", "must be rfc2307bis"},
 		{"realm beside a url", dir + "base = \"dc=x\"\n[realm]\ndomain = \"x.org\"\n", "take one of them out"},
 		{"domain", "[realm]\ndomain = \"a,dc=b\"\n", "realm.domain"},
 		{"listen on a name", "[realm]\nldaps = [\"web1:636\"]\n", "IP:PORT"},

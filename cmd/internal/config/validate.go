@@ -15,9 +15,6 @@ import (
 	"github.com/go-ldap/ldap/v3"
 )
 
-// schemas are the presets that directory.schema may name.
-var schemas = []string{"rfc2307bis", "rfc2307", "freeipa", "ad"}
-
 var (
 	hostName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
 	accountName = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}$`)
@@ -87,11 +84,12 @@ func (c Config) checkRealm() error {
 
 func (c Config) checkDirectory() error {
 	d := c.Directory
-	if !slices.Contains(schemas, d.Schema) {
-		return fmt.Errorf("directory.schema %q is not known: choose one of %s", clip(d.Schema), strings.Join(schemas, ", "))
+	if _, err := c.Schema(); err != nil {
+		return fmt.Errorf("directory: %w", err)
 	}
 	if c.Embedded() {
-		if !reflect.DeepEqual(d, Directory{Schema: d.Schema, URL: d.URL}) {
+		d.URL = nil // empty or absent is the same
+		if !reflect.DeepEqual(d, Default().Directory) {
 			return errors.New("[directory] is set, but directory.url is not: name the directory's servers, or take the section out")
 		}
 		return nil
@@ -104,7 +102,13 @@ func (c Config) checkDirectory() error {
 	if d.Base == "" {
 		return errors.New("directory.base is not set: give the DN that everything stands under, such as dc=example,dc=org")
 	}
-	for _, n := range []struct{ key, dn string }{{"base", d.Base}, {"bind_dn", d.BindDN}} {
+	if d.Filter != "" {
+		if _, err := ldap.CompileFilter(d.Filter); err != nil {
+			return fmt.Errorf("directory.filter %q is no LDAP filter, such as (objectClass=posixAccount)", clip(d.Filter))
+		}
+	}
+	for _, n := range []struct{ key, dn string }{{"base", d.Base}, {"bind_dn", d.BindDN}, {"user_base", d.UserBase},
+		{"group_base", d.GroupBase}, {"host_base", d.HostBase}, {"rule_base", d.RuleBase}} {
 		if _, err := ldap.ParseDN(n.dn); err != nil {
 			return fmt.Errorf("directory.%s %q is no DN", n.key, clip(n.dn))
 		}

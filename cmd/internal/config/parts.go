@@ -1,0 +1,116 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/sekisho/sekisho/cmd/internal/accounts"
+	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/realm"
+)
+
+// Policy is the key policy.
+func (c Config) Policy() keys.Policy {
+	return keys.Policy{Types: c.Keys.Types, MinRSABits: c.Keys.RSABits}
+}
+
+// Socket is the path of the local socket.
+func (c Config) Socket() string { return c.RuntimeDir + "/sekisho.sock" }
+
+// Schema is the preset with what the file changes of it.
+func (c Config) Schema() (ldapsync.Schema, error) {
+	d := c.Directory
+	s, err := ldapsync.Preset(d.Schema)
+	if err != nil {
+		return s, err
+	}
+	s.UserBase, s.GroupBase, s.HostBase, s.RuleBase = d.UserBase, d.GroupBase, d.HostBase, d.RuleBase
+	s.Filter = d.Filter
+	if d.KeyAttribute != "" {
+		s.UserKeys = d.KeyAttribute
+	}
+	return s, nil
+}
+
+// Provider says how to reach the external directory; the password is not in
+// it yet.
+func (c Config) Provider() (ldapsync.Provider, error) {
+	d := c.Directory
+	p := ldapsync.Provider{URLs: d.URL, BindDN: d.BindDN, StartTLS: d.StartTLS, CAFile: d.CAFile}
+	if d.CAFile != "" {
+		f, err := os.Open(d.CAFile)
+		if err != nil {
+			return p, fmt.Errorf("directory.ca_file: %w", err)
+		}
+		f.Close()
+	}
+	return p, nil
+}
+
+// RealmConfig is the embedded realm's, run as the user with this uid and gid.
+func (c Config) RealmConfig(uid, gid int) realm.Config {
+	return realm.Config{
+		Dir: c.StateDir, RunDir: c.RuntimeDir, Domain: c.Realm.Domain, Names: append([]string{c.Host}, c.Realm.Names...),
+		LDAP: c.Realm.LDAP, LDAPS: c.Realm.LDAPS, KDC: c.Realm.KDC, UID: uid, GID: gid,
+	}
+}
+
+// Inspect looks at what the file names on this machine. Problems keep sekishod
+// from working; warnings may be meant so. It must be run by who will start
+// sekishod: another user sees other files.
+func (c Config) Inspect() (problems, warnings []string) {
+	if _, err := accounts.Lookup(c.User); errors.Is(err, accounts.ErrUnknown) {
+		warnings = append(warnings, fmt.Sprintf("user: there is no local account %s yet: useradd --system --no-create-home --shell /usr/sbin/nologin %s", c.User, c.User))
+	}
+	for _, name := range c.Keys.Callers {
+		if _, err := accounts.Lookup(name); errors.Is(err, accounts.ErrUnknown) {
+			warnings = append(warnings, fmt.Sprintf("keys.callers: there is no local account %s, so sshd cannot ask as him: useradd --system --no-create-home --shell /usr/sbin/nologin %s", name, name))
+		}
+	}
+	if !strings.Contains(c.Host, ".") {
+		warnings = append(warnings, fmt.Sprintf("host: %s is no full name; it must be one of the names of this host's entry in the directory", c.Host))
+	}
+	if c.Embedded() {
+		return problems, warnings
+	}
+	d := c.Directory
+	if d.CAFile != "" {
+		if err := checkPEM(d.CAFile); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	if d.PasswordFile != "" {
+		if _, err := ReadSecret(d.PasswordFile); err != nil {
+			problems = append(problems, err.Error())
+		}
+	}
+	if d.BindDN == "" {
+		warnings = append(warnings, "directory.bind_dn is not set: sekishod reads as anybody can")
+	}
+	if d.RuleBase == "" {
+		warnings = append(warnings, "directory.rule_base is not set: a rule counts wherever in the tree somebody may write one")
+	}
+	return problems, warnings
+}
+
+func checkPEM(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("directory.ca_file: %w", err)
+	}
+	if !strings.Contains(string(b), "-----BEGIN CERTIFICATE-----") {
+		return fmt.Errorf("directory.ca_file: there is no PEM certificate in %s", path)
+	}
+	return nil
+}
+
+// Summary is what sekishod would do, in a few words.
+func (c Config) Summary() string {
+	if c.Embedded() {
+		return fmt.Sprintf("%s runs the realm %s in %s", c.Host, c.Realm.Domain, c.StateDir)
+	}
+	return fmt.Sprintf("%s follows %s at %s", c.Host, c.Directory.Base, strings.Join(c.Directory.URL, ", "))
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/cmd/internal/report"
+	"github.com/sekisho/sekisho/door/local"
+	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/realm"
+	"github.com/sekisho/sekisho/wire"
+)
+
+// maxShown bounds the skipped entries in an answer to status.
+const maxShown = 50
+
+// statusVerb answers `sekisho status`: everybody how old the answers are, root
+// what is wrong.
+func (d *daemon) statusVerb() local.Verb {
+	return local.Verb{
+		May: local.Anyone,
+		Do: func(_ context.Context, c local.Caller, _ wire.Request) wire.Answer {
+			s := d.status()
+			if !c.Root() && c.UID != uint32(os.Getuid()) {
+				s = forAnyone(s)
+			}
+			body, err := report.Encode(s)
+			if err != nil {
+				return wire.Answer{Reason: "answer", Text: err.Error()}
+			}
+			return wire.Answer{Outcome: wire.Yes, Body: body}
+		},
+	}
+}
+
+// acceptVerb answers `sekisho sync accept`.
+func (d *daemon) acceptVerb() local.Verb {
+	return local.Verb{
+		May: local.RootOnly,
+		Do: func(context.Context, local.Caller, wire.Request) wire.Answer {
+			held := d.sync.Status().Held
+			switch err := d.sync.Accept(); {
+			case errors.Is(err, ldapsync.ErrNothingHeld):
+				return wire.Answer{Outcome: wire.No, Reason: "nothing-held", Text: "no change is held back"}
+			case err != nil:
+				return wire.Answer{Reason: "accept", Text: err.Error()}
+			}
+			e := d.log.WithField("by", "root")
+			if held != nil {
+				e = e.WithField("users", held.Users).WithField("of", held.Of)
+			}
+			e.Warn("the change that was held back was accepted")
+			return wire.Answer{Outcome: wire.Yes, Text: "accepted"}
+		},
+	}
+}
+
+// passwdVerb changes the caller's own password in the embedded realm: the
+// directory lets nobody write his own, since the Kerberos keys must change in
+// the same modify.
+func (d *daemon) passwdVerb() local.Verb {
+	turn := make(chan struct{}, 4) // hashing is dear
+	return local.Verb{
+		May:    local.Self,
+		Fields: []string{wire.FieldUser, report.FieldOld, report.FieldNew},
+		Do: func(ctx context.Context, c local.Caller, r wire.Request) wire.Answer {
+			select {
+			case turn <- struct{}{}:
+				defer func() { <-turn }()
+			case <-ctx.Done():
+				return wire.Answer{Reason: wire.ReasonBusy, Text: "too many password changes at once: try again"}
+			}
+			user := r.Get(wire.FieldUser)
+			err := d.realm.ChangePassword(ctx, user, r.Get(report.FieldOld), r.Get(report.FieldNew))
+			e := d.log.WithField("user", user).WithField("uid", c.UID)
+			switch {
+			case err == nil:
+				e.Info("password changed")
+				return wire.Answer{Outcome: wire.Yes}
+			case errors.Is(err, realm.ErrWrongPassword):
+				e.Warn("password change refused: wrong password or account locked")
+				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked"}
+			}
+			e.WithError(err).Warn("password not changed")
+			return wire.Answer{Reason: "password", Text: err.Error()}
+		},
+	}
+}
+
+// status gathers how everything is doing.
+func (d *daemon) status() report.Status {
+	s, v, now := d.sync.Status(), d.sync.View(), d.now()
+	r := report.Status{
+		Host: d.cfg.Host, Embedded: d.realm != nil, PID: os.Getpid(), Started: d.started, UserDB: d.userDBState(),
+		Sync: report.Sync{
+			State: string(s.State), Loaded: s.Loaded, Generation: s.Generation,
+			MaxAgeSeconds: int64(v.MaxAge / time.Second),
+			Users:         s.Users, Groups: s.Groups, Hosts: s.Hosts, Rules: s.Rules, LastChange: moment(s.LastChange),
+			Provider: s.Provider, LastError: s.LastError, LastErrorAt: moment(s.LastErrorAt), RetryAt: moment(s.RetryAt),
+			DiskError: s.DiskError, DiskBytes: s.DiskBytes,
+			SkippedEntries: s.SkippedEntries, SkippedValues: s.SkippedValues,
+		},
+	}
+	if v.Snapshot != nil {
+		r.HostKnown = v.Host(broker.HostName(d.cfg.Host)) != nil
+		r.Sync.AgeSeconds = int64(v.Age(now) / time.Second)
+	}
+	if h := s.Held; h != nil {
+		r.Sync.Held = &report.Held{Since: h.Since, Why: h.Why, Users: h.Users, Of: h.Of, First: texts(h.First)}
+	}
+	for _, k := range s.Skipped[:min(len(s.Skipped), maxShown)] {
+		r.Sync.Skipped = append(r.Sync.Skipped, report.Skipped{DN: clip(k.DN), Why: clip(k.Why), Whole: k.Whole})
+	}
+	if d.realm != nil {
+		r.LDAPI = d.realm.Info().LDAPI
+		for _, c := range d.realm.Status() {
+			r.Realm = append(r.Realm, report.Child{Name: c.Name, PID: c.PID, Ready: c.Ready, Restarts: c.Restarts,
+				Since: c.Since, LastError: clip(c.LastError)})
+		}
+	}
+	st := d.local.Stats()
+	r.Socket = &report.Socket{Open: st.Open, Requests: st.Requests, Denied: st.Denied, Malformed: st.Malformed, Busy: st.Busy}
+	return r
+}
+
+// forAnyone leaves what an unprivileged user may know.
+func forAnyone(s report.Status) report.Status {
+	return report.Status{
+		Host: s.Host, HostKnown: s.HostKnown, Embedded: s.Embedded, Started: s.Started, UserDB: s.UserDB,
+		Sync: report.Sync{
+			State: s.Sync.State, Loaded: s.Sync.Loaded, Generation: s.Sync.Generation,
+			AgeSeconds: s.Sync.AgeSeconds, MaxAgeSeconds: s.Sync.MaxAgeSeconds,
+			Users: s.Sync.Users, Groups: s.Sync.Groups, Hosts: s.Sync.Hosts, Rules: s.Sync.Rules,
+		},
+	}
+}
+
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// clip keeps texts from outside within the limits of the wire.
+func clip(s string) string {
+	const most = 500
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
