@@ -66,7 +66,7 @@ outside() {
 failed=0
 started=$EPOCHREALTIME
 
-# result prints a line for the thing whose exit code is $1, and returns it.
+# result prints a line for the thing whose exit code is $1.
 result() {
 	local took=$(((${EPOCHREALTIME/./} - ${started/./}) / 1000))
 	if [ "$1" = 0 ]; then
@@ -77,7 +77,6 @@ result() {
 		failed=1
 	fi
 	started=$EPOCHREALTIME
-	return $1
 }
 
 # works WHAT COMMAND...: the command succeeds.
@@ -89,7 +88,13 @@ works() {
 }
 
 # must is works for what all else stands on.
-must() { works "$@" || exit 1; }
+must() {
+	local before=$failed
+	failed=0
+	works "$@"
+	[ $failed = 0 ] || exit 1
+	failed=$before
+}
 
 # prints WHAT TEXT COMMAND...: the command succeeds and its output has the line TEXT.
 prints() {
@@ -135,14 +140,16 @@ in_broker() { compose exec -T broker "$@"; }
 from_client() { compose exec -T client "$@"; }
 login() { from_client ssh -o BatchMode=yes -o ConnectTimeout=10 "$@"; }
 
-# kept prints what must be the same after down and up: secrets by their hashes.
+# kept FILE writes what must be the same after down and up: secrets by their hashes.
 kept() {
 	local host
-	for host in web1 db1; do
-		compose exec -T $host sha256sum /srv/ssh/ssh_host_ed25519_key /srv/handover/ca.crt /srv/handover/password
-	done
-	compose exec -T --user sekisho broker sh -c 'cd /var/lib/sekisho/realm && sha256sum stash passwd.secret kdc.secret tls/ca.*'
-	in_broker sh -c 'for what in user group host rule; do sekisho $what ls --json; done; sekisho key ls alice --json'
+	{
+		for host in web1 db1; do
+			compose exec -T $host sha256sum /srv/ssh/ssh_host_ed25519_key /srv/handover/ca.crt /srv/handover/password || return
+		done
+		compose exec -T --user sekisho broker sh -c 'cd /var/lib/sekisho/realm && sha256sum stash passwd.secret kdc.secret tls/ca.*' || return
+		in_broker sh -c 'set -e; for what in user group host rule; do sekisho $what ls --json; done; sekisho key ls alice --json' || return
+	} >"$1"
 }
 
 logs() {
@@ -170,11 +177,11 @@ world() {
 	must "sekisho rule add ops-on-web1" in_broker sekisho rule add ops-on-web1 --subject group:ops --door keys --target host:web1
 
 	logins
-	kept >$DATA/before 2>$DATA/out </dev/null || result 1 "what must be kept is read" || exit
+	must "what must be kept is read" kept $DATA/before
 	compose ps --quiet >$DATA/before.ids
 	must "docker-compose down" compose down --timeout 20
 	must "docker-compose up again" compose up --detach --no-build
-	kept >$DATA/after 2>$DATA/out </dev/null || result 1 "what must be kept is read again" || exit
+	must "what must be kept is read again" kept $DATA/after
 	compose ps --quiet >$DATA/after.ids
 	works "the containers are new ones" sh -c "! grep -qxFf $DATA/before.ids $DATA/after.ids"
 	works "host keys, authority, passwords, users and rules are the same" diff $DATA/before $DATA/after

@@ -28,6 +28,7 @@ type Holder struct {
 // HolderConfig says where a holder is remembered.
 type HolderConfig struct {
 	Dir string // such as build/demo: state.json and holder.log are written there
+	Bin string // where make build put the programs of cmd/; default build/bin of the module
 }
 
 // holderState is state.json. A pid alone may by now be somebody else's.
@@ -42,10 +43,11 @@ const stateFile = "state.json"
 // ErrNoHolder is when no sandbox runs for that directory.
 var ErrNoHolder = errors.New("no sandbox is running")
 
-// StartHolder starts a sandbox with nothing in it but its init, with the
-// programs of cmd/ built and installed. The module is found from the working
-// directory. Run things in it with Command: a program that has called Reexec
-// can start itself there and then use NewWorld.
+// StartHolder starts a sandbox with nothing in it but its init, and the
+// programs of cmd/ installed as make build left them: the go tool is the
+// user's, and this is root. The module is found from the working directory.
+// Run things in it with Command: a program that has called Reexec can start
+// itself there, as /proc/self/exe, and then use NewWorld.
 func StartHolder(cfg HolderConfig) (*Holder, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a sandbox needs root: use sudo")
@@ -71,8 +73,19 @@ func StartHolder(cfg HolderConfig) (*Holder, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	spec := &sandboxSpec{Hold: true, Root: root, Keep: []string{root}}
-	spec.Programs, spec.Failed = buildPrograms(root)
+	if cfg.Bin == "" {
+		cfg.Bin = filepath.Join(root, "build", "bin")
+	}
+	spec := &sandboxSpec{Hold: true, Root: root, Keep: []string{root},
+		Programs: map[string]string{}, Failed: map[string]string{}}
+	for name := range programPaths {
+		file := filepath.Join(cfg.Bin, name)
+		if _, err := os.Stat(file); err != nil {
+			spec.Failed[name] = fmt.Sprintf("%v: run make build first", err)
+			continue
+		}
+		spec.Programs[name] = file
+	}
 	h, err := startHolder(dir, spec)
 	if err != nil {
 		return nil, fmt.Errorf("starting a sandbox: %w", err)
