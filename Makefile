@@ -1,0 +1,61 @@
+# make build      the programs, static, to build/bin
+# make test       installs what it needs (sudo when not root), then all tests
+# make race       the tests of packages with concurrency, under the race detector
+# make fuzz       each fuzz target for FUZZTIME
+# make fmt-check  gofmt has nothing to say
+# make bench      measures against the peers and writes bench/results.tsv
+# make demo       the world of the README; make demo-stop removes every trace
+
+GO       ?= go
+FUZZTIME ?= 10s
+PROGRAMS := sekishod sekisho sekisho-keys
+SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o build/bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+packages:
+	testenv/packages.sh base
+
+# Never from the cache: the tests run the programs of cmd/, and the go tool
+# cannot know that.
+test: packages
+	$(GO) vet ./...
+	$(GO) run ./testenv/gotest -- -count=1 -p 2 -timeout 15m ./...
+
+# Packages that start goroutines or share memory.
+race: packages
+	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 15m $$(testenv/list.sh race)
+
+fuzz: packages
+	@mkdir -p build && testenv/list.sh fuzz >build/fuzz.list
+	@failed=; while read -r dir name; do \
+		echo "fuzz  $$dir $$name ($(FUZZTIME))"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || failed="$$failed $$name"; \
+	done <build/fuzz.list; \
+	[ -z "$$failed" ] || { echo "fuzz failed:$$failed"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+fmt-check:
+	@bad=$$(gofmt -l $$(testenv/list.sh go)); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
+
+bench: build
+	testenv/packages.sh base bench
+	$(GO) build -trimpath -o build/bin/ ./bench
+	$(SUDO) build/bin/bench
+
+demo: build packages
+	$(GO) build -trimpath -o build/bin/ ./testenv/demo
+	$(SUDO) build/bin/demo up
+
+demo-stop:
+	@[ ! -e build/demo ] || { $(GO) build -trimpath -o build/bin/ ./testenv/demo && $(SUDO) build/bin/demo down; }
+
+clean: demo-stop
+	rm -rf build
+
+.PHONY: all build packages test race fuzz vet fmt-check bench demo demo-stop clean

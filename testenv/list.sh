@@ -1,0 +1,26 @@
+#!/bin/sh
+# Lists what the Makefile works on:
+#   list.sh go      Go files
+#   list.sh race    packages with concurrency that have tests
+#   list.sh fuzz    one "./package FuzzName" a line
+set -eu
+cd "$(dirname "$0")/.."
+
+gofiles() { find . -name '*.go' -not -path './build/*' -not -path './.git/*' | sort; }
+
+case ${1-} in
+go) gofiles ;;
+race)
+	# testenv/outside builds and starts binaries of its own: nothing shared to race for.
+	gofiles | xargs grep -lE '^[[:space:]]*go (func|[a-zA-Z_.]+\()|"sync"|"sync/atomic"' | xargs -n1 dirname | sort -u |
+		grep -v '^./testenv/outside$' |
+		while read -r dir; do
+			for f in "$dir"/*_test.go; do
+				[ ! -e "$f" ] || { echo "$dir"; break; }
+			done
+		done ;;
+fuzz)
+	gofiles | grep '_test\.go$' | xargs grep -oE '^func Fuzz[A-Za-z0-9_]*' /dev/null |
+		sed -E 's,^(.*)/[^/]*:func (.*)$,\1 \2,' | sort -u ;;
+*) echo "usage: list.sh go|race|fuzz" >&2; exit 2 ;;
+esac
