@@ -44,10 +44,12 @@ func slapdLDIF(c Config, f files, sys system) (string, error) {
 	// A password in the clear is refused; ldapi counts as sealed.
 	w("olcLocalSSF: 256\nolcSecurity: simple_bind=128 update_ssf=128")
 	w("olcSaslSecProps: noanonymous,noplain")
-	w("olcAuthzRegexp: {0}%q %q", "uid=([^,/]+),cn=gssapi,cn=auth", "uid=$1,"+l.People())
+	// A ticket of this realm names a person; a host's (host/…) or another realm's
+	// (cn=REALM before cn=gssapi) fits nothing and is nobody.
+	w("olcAuthzRegexp: {0}%q %q", "^uid=([^,/]+),cn=gssapi,cn=auth$", "uid=$1,"+l.People())
 	i := 1
 	peer := func(uid int, dn string) {
-		w("olcAuthzRegexp: {%d}%q %q", i, fmt.Sprintf(`gidNumber=[0-9]+\+uidNumber=%d,cn=peercred,cn=external,cn=auth`, uid), dn)
+		w("olcAuthzRegexp: {%d}%q %q", i, fmt.Sprintf("^gidNumber=[0-9]+[+]uidNumber=%d,cn=peercred,cn=external,cn=auth$", uid), dn)
 		i++
 	}
 	for _, uid := range append([]int{0}, c.AdminUIDs...) {
