@@ -13,8 +13,10 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,7 +144,25 @@ func (h *Host) boot() error {
 	if string(answer) != "ok" {
 		return fmt.Errorf("its init says: %s", answer)
 	}
-	return nil
+	return h.forwarding()
+}
+
+// forwarding waits until the bridge passes the host's packets: the kernel
+// notices a card that came up a little later, and drops what comes before.
+func (h *Host) forwarding() error {
+	const forwarding = "3" // BR_STATE_FORWARDING
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile("/sys/class/net/" + h.link() + "/brport/state")
+		if err != nil {
+			return fmt.Errorf("looking at the bridge: %w", err)
+		}
+		if strings.TrimSpace(string(b)) == forwarding {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the bridge has not taken up %s in 10 s", h.link())
+		}
+	}
 }
 
 // open takes hold of the namespaces of the host's init.
@@ -300,7 +320,12 @@ func (h *Host) Path(path string) string {
 func (h *Host) Partition() error { return ip([]string{"link set " + h.link() + " nomaster"}) }
 
 // Heal puts it back.
-func (h *Host) Heal() error { return ip([]string{"link set " + h.link() + " master " + bridge}) }
+func (h *Host) Heal() error {
+	if err := ip([]string{"link set " + h.link() + " master " + bridge}); err != nil {
+		return err
+	}
+	return h.forwarding()
+}
 
 func (h *Host) up() bool { return h.ns != nil && alive(h.ns.pidfd) }
 

@@ -207,8 +207,12 @@ func mountTmpfs(dir, mode string) error {
 	return nil
 }
 
-// mountOwn mounts what belongs to the namespaces: /proc and terminals.
+// mountOwn mounts what belongs to the namespaces: /proc, /sys with their
+// network cards (and no cgroups), and terminals.
 func mountOwn() error {
+	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mounting /sys: %w", err)
+	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mounting /proc: %w", err)
 	}
