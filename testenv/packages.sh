@@ -106,8 +106,8 @@ silence() {
 	done
 }
 
-exec 9>/var/lock/sekisho-packages.lock
-flock -w 900 9 || die "another packages.sh has been running for 15 minutes (/var/lock/sekisho-packages.lock)"
+exec 9>/run/sekisho-packages.lock
+flock -w 900 9 || die "another packages.sh has been running for 15 minutes (/run/sekisho-packages.lock)"
 restore                      # what a killed run left
 need=$(missing $want)        # another run may have done it meanwhile
 if [ -z "$need" ]; then
