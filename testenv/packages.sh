@@ -101,7 +101,7 @@ silence() {
 		*/systemd/system/*.service | */systemd/system/*.socket | */systemd/system/*.timer | */systemd/system/*.path)
 			DPKG_MAINTSCRIPT_PACKAGE=$1 deb-systemd-helper disable "${f##*/}" >/dev/null || say "could not disable ${f##*/}" ;;
 		/etc/init.d/*)
-			update-rc.d "${f##*/}" disable >/dev/null || say "could not disable ${f##*/}" ;;
+			update-rc.d "${f##*/}" disable >/dev/null 2>&1 || say "could not disable ${f##*/}" ;;
 		esac
 	done
 }
