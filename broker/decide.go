@@ -83,8 +83,8 @@ func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	}
 	var accountUntil time.Time
 	d.Reason, accountUntil = account(j.user, now)
+	d.Until = accountUntil
 	if d.Reason != ReasonNone {
-		d.Until = accountUntil
 		return j
 	}
 	if r.Target.Host != "" {

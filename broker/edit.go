@@ -1,11 +1,12 @@
 package broker
 
 import (
-	"crypto/sha256"
 	"net/netip"
 	"slices"
 	"strings"
 	"unique"
+
+	"github.com/sekisho/sekisho/keys"
 )
 
 // Edit collects changes on top of a snapshot. It costs what it changes: all
@@ -16,6 +17,13 @@ type Edit struct {
 	tok   *editToken
 	stale map[groupHandle]bool // groups whose containment must be resolved again
 	rules bool                 // rules changed
+
+	// linked is the last change of a member's groups, see link.
+	linked struct {
+		group    groupHandle
+		member   bool
+		was, now handles
+	}
 }
 
 // Edit begins a change. A nil snapshot is an empty one.
@@ -37,7 +45,7 @@ func (s *Snapshot) init() {
 	s.usersByName.key = func(u *User) UserName { return u.Name }
 	s.usersByUID.key = func(u *User) uint32 { return u.UID }
 	s.usersByDN.key = func(u *User) DN { return u.DN }
-	s.keyOwners.key = func(o *keyOwner) [32]byte { return o.fp }
+	s.keyOwners.key = (*keyOwner).fingerprint
 	s.groupsByID.key = func(g *group) EntryID { return g.ID }
 	s.groupsByName.key = func(g *group) GroupName { return g.Name }
 	s.groupsByGID.key = func(g *group) uint32 { return g.GID }
@@ -57,14 +65,23 @@ func (s *Snapshot) init() {
 // are copied into one block of their own, so that nothing of the message they
 // were read from stays in memory.
 func (e *Edit) PutUser(u User) {
-	e.RemoveUser(u.ID)
 	packUser(&u)
-	e.s.usersByID.put(e.tok, &u)
-	e.s.usersByName.put(e.tok, &u)
-	e.s.usersByUID.put(e.tok, &u)
-	e.s.usersByDN.put(e.tok, &u)
-	for _, fp := range fingerprints(&u) {
-		e.s.keyOwners.put(e.tok, &keyOwner{fp, &u})
+	if old, _ := e.s.usersByID.get(u.ID); old != nil {
+		e.s.usersByID.swap(e.tok, old, &u)
+		e.s.usersByName.swap(e.tok, old, &u)
+		e.s.usersByUID.swap(e.tok, old, &u)
+		e.s.usersByDN.swap(e.tok, old, &u)
+		e.disownKeys(old)
+	} else {
+		e.s.usersByID.put(e.tok, &u)
+		e.s.usersByName.put(e.tok, &u)
+		e.s.usersByUID.put(e.tok, &u)
+		e.s.usersByDN.put(e.tok, &u)
+	}
+	for i := range u.Keys {
+		if !slices.ContainsFunc(u.Keys[:i], func(l keys.Line) bool { return l.Key == u.Keys[i].Key }) {
+			e.s.keyOwners.put(e.tok, &keyOwner{&u, i})
+		}
 	}
 }
 
@@ -78,19 +95,23 @@ func (e *Edit) RemoveUser(id EntryID) bool {
 	e.s.usersByName.remove(e.tok, u)
 	e.s.usersByUID.remove(e.tok, u)
 	e.s.usersByDN.remove(e.tok, u)
-	for _, fp := range fingerprints(u) {
+	e.disownKeys(u)
+	return true
+}
+
+func (e *Edit) disownKeys(u *User) {
+	for i := range u.Keys {
 		var own *keyOwner
-		e.s.keyOwners.each(fp, func(o *keyOwner) bool {
+		e.s.keyOwners.each((&keyOwner{u, i}).fingerprint(), func(o *keyOwner) bool {
 			if o.user == u {
 				own = o
 			}
 			return own == nil
 		})
-		if own != nil {
+		if own != nil { // nil for a key that the entry lists twice
 			e.s.keyOwners.remove(e.tok, own)
 		}
 	}
-	return true
 }
 
 // PutGroup adds a group or replaces the one with the same ID. Its lists are
@@ -98,11 +119,6 @@ func (e *Edit) RemoveUser(id EntryID) bool {
 func (e *Edit) PutGroup(g Group) {
 	g.Members, g.MemberUsers, g.MemberHosts = slices.Clone(g.Members), slices.Clone(g.MemberUsers), slices.Clone(g.MemberHosts)
 	n := &group{Group: g}
-	for i, dn := range n.Members {
-		if u := e.s.UserByDN(dn); u != nil {
-			n.Members[i] = u.DN // share the user's string
-		}
-	}
 	old, _ := e.s.groupsByID.get(g.ID)
 	if old != nil {
 		n.handle, n.above = old.handle, old.above
@@ -232,29 +248,23 @@ func (e *Edit) Commit() *Snapshot {
 	return &s
 }
 
+// Snapshot is the directory with the changes so far, for looking single entries
+// up; nesting is not resolved in it. It holds until the next change or Commit.
+func (e *Edit) Snapshot() *Snapshot { return &e.s }
+
 // SetGeneration makes the next Commit continue from a generation that was read
 // back from disk, so that generations never repeat over a restart.
 func (e *Edit) SetGeneration(g uint64) { e.s.generation = max(e.s.generation, g) }
-
-// fingerprints are the SHA-256 sums of a user's keys, each once.
-func fingerprints(u *User) [][32]byte {
-	if len(u.Keys) == 0 {
-		return nil
-	}
-	fps := make([][32]byte, 0, len(u.Keys))
-	for i := range u.Keys {
-		if fp := sha256.Sum256([]byte(u.Keys[i].Key.Blob)); !slices.Contains(fps, fp) {
-			fps = append(fps, fp)
-		}
-	}
-	return fps
-}
 
 // packUser copies the user's own strings into one block.
 func packUser(u *User) {
 	var b strings.Builder
 	inDN := strings.Index(string(u.DN), string(u.Name))
-	b.Grow(len(u.DN) + len(u.Name) + len(u.Gecos) + len(u.Home))
+	size := len(u.DN) + len(u.Gecos) + len(u.Home)
+	if inDN < 0 {
+		size += len(u.Name)
+	}
+	b.Grow(size)
 	b.WriteString(string(u.DN))
 	if inDN < 0 {
 		b.WriteString(string(u.Name))

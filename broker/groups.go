@@ -54,22 +54,28 @@ func (h handles) without(g groupHandle) handles {
 	return h[:at] + h[at+4:]
 }
 
-// link writes under key that group g names it, or no longer does.
-func link[K comparable](tok *editToken, t *trie[K, membership[K]], key K, g groupHandle, member bool) {
+// link writes under key that group g names it, or no longer does. Members with
+// the same groups share their handles where they come one after the other.
+func link[K comparable](e *Edit, t *trie[K, membership[K]], key K, g groupHandle, member bool) {
 	old, _ := t.get(key)
-	var now handles
+	var was handles
 	if old != nil {
-		now = old.groups
-		t.remove(tok, old)
-		key = old.member
+		was, key = old.groups, old.member
 	}
-	if member {
-		now = now.with(g)
-	} else {
-		now = now.without(g)
+	if l := &e.linked; l.group != g || l.member != member || l.was != was {
+		l.group, l.member, l.was = g, member, was
+		if l.now = was.without(g); member {
+			l.now = was.with(g)
+		}
 	}
-	if now != "" {
-		t.put(tok, &membership[K]{key, now})
+	now := &membership[K]{key, e.linked.now}
+	switch {
+	case old != nil && now.groups != "":
+		t.swap(e.tok, old, now)
+	case old != nil:
+		t.remove(e.tok, old)
+	case now.groups != "":
+		t.put(e.tok, now)
 	}
 }
 
@@ -82,19 +88,35 @@ func (e *Edit) linkMembers(handle groupHandle, was, now *Group) {
 	now.MemberUsers = slices.Compact(now.MemberUsers)
 	slices.Sort(now.MemberHosts)
 	now.MemberHosts = slices.Compact(now.MemberHosts)
+	e.shareNames(was.Members, now.Members)
 	diff(was.Members, now.Members, func(dn DN, member bool) {
-		link(e.tok, &e.s.membersByDN, dn, handle, member)
+		link(e, &e.s.membersByDN, dn, handle, member)
 		e.s.groupsByDN.each(dn, func(sub *group) bool {
 			e.markStale(sub.handle)
 			return true
 		})
 	})
 	diff(was.MemberUsers, now.MemberUsers, func(n UserName, member bool) {
-		link(e.tok, &e.s.membersByUser, n, handle, member)
+		link(e, &e.s.membersByUser, n, handle, member)
 	})
 	diff(was.MemberHosts, now.MemberHosts, func(n HostName, member bool) {
-		link(e.tok, &e.s.membersByHost, n, handle, member)
+		link(e, &e.s.membersByHost, n, handle, member)
 	})
+}
+
+// shareNames makes the strings of now those of was, or of the user with that
+// DN: a million members' names are kept once. Both are sorted.
+func (e *Edit) shareNames(was, now []DN) {
+	for i, dn := range now {
+		for len(was) > 0 && was[0] < dn {
+			was = was[1:]
+		}
+		if len(was) > 0 && was[0] == dn {
+			now[i] = was[0]
+		} else if u := e.s.UserByDN(dn); u != nil {
+			now[i] = u.DN
+		}
+	}
 }
 
 // diff calls f(x, false) for what only was has and f(x, true) for what only
@@ -151,14 +173,13 @@ func (e *Edit) resolve() {
 		if slices.Equal(n.above, old.above) {
 			continue
 		}
-		e.dropGroup(old)
-		e.s.groupsByID.put(e.tok, &n)
-		e.s.groupsByName.put(e.tok, &n)
+		e.s.groupsByID.swap(e.tok, old, &n)
+		e.s.groupsByName.swap(e.tok, old, &n)
 		if n.GID != 0 {
-			e.s.groupsByGID.put(e.tok, &n)
+			e.s.groupsByGID.swap(e.tok, old, &n)
 		}
-		e.s.groupsByDN.put(e.tok, &n)
-		e.s.groupsByHandle.put(e.tok, &n)
+		e.s.groupsByDN.swap(e.tok, old, &n)
+		e.s.groupsByHandle.swap(e.tok, old, &n)
 	}
 	clear(e.stale)
 }

@@ -81,7 +81,10 @@ func (p *Permissions) add(v string) error {
 			return fmt.Errorf("a rule can force one command only")
 		}
 		p.Command = arg
-	case name == "tunnel" && hasArg && !p.HasTunnel:
+	case name == "tunnel" && hasArg:
+		if p.HasTunnel {
+			return fmt.Errorf("a rule can name one tunnel device only")
+		}
 		n, err := strconv.ParseUint(arg, 10, 31)
 		p.Tunnel, p.HasTunnel = int(n), true
 		if arg == "any" {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"strings"
 	"time"
@@ -50,10 +51,16 @@ type View struct {
 // negative.
 func (v View) Age(now time.Time) time.Duration { return max(0, now.Sub(v.AsOf)) }
 
-// keyOwner says that user lists a key; fp is SHA-256 of the key's blob.
+// keyOwner says that user lists a key: the one at index. The fingerprint is
+// worked out again when it is needed, which is seldom, rather than kept.
 type keyOwner struct {
-	fp   [32]byte
-	user *User
+	user  *User
+	index int
+}
+
+// fingerprint is SHA-256 of the key's blob.
+func (o *keyOwner) fingerprint() [32]byte {
+	return sha256.Sum256([]byte(o.user.Keys[o.index].Key.Blob))
 }
 
 // hostRef is one name or address of a host.

@@ -35,6 +35,7 @@ type editToken struct{ _ byte }
 const (
 	trieBits   = 3
 	trieBucket = 40
+	trieStep   = 4 // buckets grow by this many items, so that few places stay empty
 	trieDepth  = 60 / trieBits
 )
 
@@ -113,6 +114,33 @@ func (t *trie[K, T]) remove(tok *editToken, v *T) bool {
 	return ok
 }
 
+// swap puts now in the place of was, found by identity.
+func (t *trie[K, T]) swap(tok *editToken, was, now *T) {
+	k := t.key(was)
+	if t.key(now) != k {
+		t.remove(tok, was)
+		t.put(tok, now)
+		return
+	}
+	t.root = swapNode(tok, t.root, trieItem[T]{trieHash(k), now}, was, 0)
+}
+
+func swapNode[T any](tok *editToken, n *trieNode[T], it trieItem[T], was *T, depth int) *trieNode[T] {
+	n = n.own(tok)
+	if n.kids != nil {
+		i := it.hash >> (depth * trieBits) & (1<<trieBits - 1)
+		n.kids[i] = swapNode(tok, n.kids[i], it, was, depth+1)
+		return n
+	}
+	for i := range n.items {
+		if n.items[i].val == was {
+			n.items[i] = it
+			break
+		}
+	}
+	return n
+}
+
 // own returns n itself when the edit made it, a copy that it owns otherwise.
 func (n *trieNode[T]) own(tok *editToken) *trieNode[T] {
 	if n.owner == tok {
@@ -123,14 +151,17 @@ func (n *trieNode[T]) own(tok *editToken) *trieNode[T] {
 		kids := *n.kids
 		c.kids = &kids
 	} else {
-		c.items = append(make([]trieItem[T], 0, len(n.items)+1), n.items...)
+		c.items = append(make([]trieItem[T], 0, bucketCap(len(n.items))), n.items...)
 	}
 	return c
 }
 
+// bucketCap is the room for n items.
+func bucketCap(n int) int { return (n + trieStep - 1) / trieStep * trieStep }
+
 func putNode[T any](tok *editToken, n *trieNode[T], it trieItem[T], depth int) *trieNode[T] {
 	if n == nil {
-		return &trieNode[T]{owner: tok, items: []trieItem[T]{it}}
+		return &trieNode[T]{owner: tok, items: append(make([]trieItem[T], 0, trieStep), it)}
 	}
 	n = n.own(tok)
 	if n.kids != nil {
@@ -139,6 +170,9 @@ func putNode[T any](tok *editToken, n *trieNode[T], it trieItem[T], depth int) *
 		return n
 	}
 	if len(n.items) < trieBucket || depth == trieDepth {
+		if len(n.items) == cap(n.items) && len(n.items) < trieBucket {
+			n.items = append(make([]trieItem[T], 0, bucketCap(len(n.items)+1)), n.items...)
+		}
 		n.items = append(n.items, it)
 		return n
 	}

@@ -121,6 +121,7 @@ func (w Window) open(t time.Time) (bool, time.Time) {
 		a := time.Date(y, m, d+i, 0, w.start, 0, 0, w.zone)
 		b := time.Date(y, m, d+i, 0, end, 0, 0, w.zone)
 		switch {
+		case !a.Before(b): // all of it is in the hour that the clocks skip
 		case t.Before(a):
 			if next.IsZero() || a.Before(next) {
 				next = a
