@@ -34,6 +34,7 @@ type child struct {
 	command func() *exec.Cmd
 	probe   func(ctx context.Context) error // nil when the child answers
 	pidFile string
+	litter  []string      // files that the program leaves behind
 	hint    func() string // what may help when it does not start; "" for nothing
 	log     *logrus.Entry
 	now     func() time.Time
@@ -152,7 +153,9 @@ func (c *child) once(ctx context.Context, again bool, ready func()) (wasReady bo
 	close(gone)
 	cancel()
 	helpers.Wait()
-	os.Remove(c.pidFile)
+	for _, f := range append(c.litter, c.pidFile) {
+		os.Remove(f)
+	}
 
 	switch {
 	case timedOut != nil:

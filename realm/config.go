@@ -187,9 +187,9 @@ func (c Config) info() Info {
 type files struct {
 	realm, stash, db, ca, caKey, passwd, passwdKDC string
 
-	slapdConf, slapdD, cert, certKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5, kdcMark string
+	slapdConf, slapdD, cert, certKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5 string
 
-	lock, socket, publicCA, publicKrb5, slapdPID, kdcPID string
+	lock, socket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
 }
 
 func (c Config) files() files { return filesIn(filepath.Join(c.Dir, "realm"), c) }
@@ -203,9 +203,9 @@ func filesIn(realm string, c Config) files {
 
 		slapdConf: in("slapd.ldif"), slapdD: in("slapd.d"), cert: in("tls/server.crt"), certKey: in("tls/server.key"),
 		ldapKeytab: in("ldap.keytab"), kdcConf: in("kdc.conf"), kdcKrb5: in("kdc-krb5.conf"), slapdKrb5: in("slapd-krb5.conf"),
-		kdcMark: in("krb5kdc.pid"), // the KDC writes its own; for us it is what tells it from other KDCs
 
 		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
 		slapdPID: filepath.Join(c.Dir, "slapd.pid"), kdcPID: filepath.Join(c.Dir, "krb5kdc.pid"),
+		kdcMark: filepath.Join(c.Dir, "krb5kdc.self"), // the KDC's own pid file, whose name tells it from other KDCs
 	}
 }

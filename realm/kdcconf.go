@@ -21,7 +21,8 @@ import (
 // etypes are the encryption types that the realm speaks, in MIT's names.
 const etypes = "aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha1-96"
 
-// krb5Conf is a krb5.conf for this realm; extra goes into [libdefaults].
+// krb5Conf is a krb5.conf for this realm; extra goes into [libdefaults]. With SPAKE
+// (RFC 9588) nobody who listens on the wire can guess a password offline.
 func krb5Conf(c Config, extra string) string {
 	i := c.info()
 	domain := strings.ToLower(i.Layout.Realm)
@@ -36,6 +37,7 @@ func krb5Conf(c Config, extra string) string {
   rdns = false
   forwardable = true
   permitted_enctypes = %s
+  spake_preauth_groups = edwards25519
 %s
 [realms]
   %s = {

@@ -131,6 +131,7 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 	r.kdc = r.newChild("krb5kdc", f.kdcPID, r.kdcCommand, func(ctx context.Context) error {
 		return probeKDC(ctx, dialable(c.KDC[0]), m.layout.Realm)
 	})
+	r.kdc.litter = []string{f.kdcMark}
 	for _, step := range []func() error{
 		func() error { return stopLeftover(ctx, f.kdcPID, m.sys.krb5kdc, f.kdcMark) },
 		func() error { return stopLeftover(ctx, f.slapdPID, m.sys.slapd, f.slapdD) },

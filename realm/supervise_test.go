@@ -1,0 +1,537 @@
+package realm_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-ldap/ldap/v3"
+	"github.com/sekisho/sekisho/realm"
+)
+
+// contents hashes all files of the state directory but those that each run changes
+// by its nature: the database's lock and data (its content is compared by contextCSN).
+func contents(t testing.TB, c realm.Config) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(c.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(c.Dir, path)
+		if d.IsDir() || strings.HasPrefix(rel, "realm/db/") {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(b)
+		out[rel] = hex.EncodeToString(sum[:8]) + st.Mode().String() + st.ModTime().String()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func contextCSN(t testing.TB, r *realm.Realm) string {
+	t.Helper()
+	res, err := admin(t, r).Search(ldap.NewSearchRequest(r.Info().Layout.Base, ldap.ScopeBaseObject, 0, 0, 0, false,
+		"(objectClass=*)", []string{"contextCSN"}, nil))
+	if err != nil || len(res.Entries) != 1 {
+		t.Fatal(err)
+	}
+	csns := res.Entries[0].GetAttributeValues("contextCSN")
+	slices.Sort(csns)
+	if len(csns) == 0 {
+		t.Fatal("no contextCSN")
+	}
+	return strings.Join(csns, " ")
+}
+
+func run(t testing.TB, c realm.Config, during func(*realm.Realm)) {
+	t.Helper()
+	r, err := realm.Open(within(t, time.Minute), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Run(context.Background()) }()
+	defer func() {
+		if err := errors.Join(r.Close(), r.Close(), <-done); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range r.Status() {
+			if s.PID != 0 || s.Ready || s.LastError != "" {
+				t.Errorf("after Close: %+v", s)
+			}
+		}
+	}()
+	if err := r.Ready(within(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	during(r)
+}
+
+// TestSecondStartChangesNothing also shows that the first is quick, and that a
+// second process is kept out meanwhile.
+func TestSecondStartChangesNothing(t *testing.T) {
+	c := testConfig(t)
+	var csn string
+	began := time.Now()
+	run(t, c, func(r *realm.Realm) {
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("the first start took %v", took)
+		} else {
+			t.Logf("first start: %v", took.Round(time.Millisecond))
+		}
+		csn = contextCSN(t, r)
+		if _, err := realm.Open(within(t, time.Minute), c); err == nil || !strings.Contains(err.Error(), "another sekishod") {
+			t.Errorf("a second process: %v", err)
+		}
+	})
+	before := contents(t, c)
+	began = time.Now()
+	run(t, c, func(r *realm.Realm) {
+		t.Logf("second start: %v", time.Since(began).Round(time.Millisecond))
+		if got := contextCSN(t, r); got != csn {
+			t.Errorf("contextCSN was %s, is %s", csn, got)
+		}
+	})
+	after := contents(t, c)
+	for f := range after {
+		if before[f] != after[f] {
+			t.Errorf("%s: was %q, is %q", f, before[f], after[f])
+		}
+	}
+	if len(before) != len(after) || len(after) < 15 {
+		t.Errorf("%d files before, %d after", len(before), len(after))
+	}
+}
+
+// TestNewNames: a new name in the configuration gives a new certificate and a new
+// Kerberos key, and leaves the rest alone; also when it crashed half way before.
+func TestNewNames(t *testing.T) {
+	c := testConfig(t)
+	run(t, c, func(r *realm.Realm) { addUser(t, r, "alice", "correct horse", 20001) })
+	before := contents(t, c)
+	c.Names = append(c.Names, "dir2.sekisho.internal")
+	check := func(r *realm.Realm) {
+		t.Helper()
+		script := "printf '%s\\n' 'correct horse' | kinit alice >/dev/null && kvno -k " +
+			filepath.Join(c.Dir, "realm/ldap.keytab") + " ldap/dir2.sekisho.internal"
+		if out, err := tool(t, r, "", "sh", "-c", script); err != nil || !strings.Contains(out, "keytab entry valid") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		pem, err := os.ReadFile(filepath.Join(c.Dir, "realm/tls/server.crt"))
+		if err != nil || len(pem) == 0 {
+			t.Fatal(err)
+		}
+	}
+	run(t, c, check)
+	after := contents(t, c)
+	for f := range after {
+		changed := before[f] != after[f]
+		want := slices.Contains([]string{"realm/tls/server.crt", "realm/tls/server.key", "realm/ldap.keytab"}, f)
+		if changed != want {
+			t.Errorf("%s changed: %v", f, changed)
+		}
+	}
+	// The keytab is lost: it follows from the directory.
+	if err := os.Remove(filepath.Join(c.Dir, "realm/ldap.keytab")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, check)
+}
+
+// TestRestarts: children that are killed come back, and a loop of deaths is slowed
+// down.
+func TestRestarts(t *testing.T) {
+	r := start(t, testConfig(t))
+	addUser(t, r, "alice", "correct horse", 20001)
+	for i, s := range r.Status() {
+		began := time.Now()
+		if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		again := waitReady(t, r, i, s.PID)
+		if took := time.Since(began); took > 1500*time.Millisecond {
+			t.Errorf("%s was back after %v", s.Name, took)
+		}
+		if again.Restarts != 1 || !strings.Contains(again.LastError, "killed") || again.Since.Before(began) {
+			t.Errorf("%+v", again)
+		}
+	}
+	if !kinit(t, r, "alice", "correct horse") || !ldapBind(t, r, "alice", "correct horse") {
+		t.Error("no sign-in after the restarts")
+	}
+	began := time.Now()
+	for range 4 {
+		s := r.Status()[0]
+		if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		waitReady(t, r, 0, s.PID)
+	}
+	// The second to the fifth wait are at least half of 200, 400, 800 and 1600 ms.
+	if took := time.Since(began); took < 1500*time.Millisecond {
+		t.Errorf("four more deaths were mended within %v: no back-off", took)
+	}
+	if s := r.Status()[0]; s.Restarts != 5 {
+		t.Errorf("%+v", s)
+	}
+	if !kinit(t, r, "alice", "correct horse") {
+		t.Error("the KDC lost slapd")
+	}
+}
+
+func waitReady(t testing.TB, r *realm.Realm, i, oldPID int) realm.Status {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if s := r.Status()[i]; s.Ready && s.PID != oldPID && s.PID != 0 {
+			return s
+		}
+	}
+	t.Fatalf("not ready: %+v", r.Status()[i])
+	return realm.Status{}
+}
+
+// TestStopKillsTheStopped: a child that hangs does not keep Close from ending.
+func TestStopKillsTheStopped(t *testing.T) {
+	c := testConfig(t)
+	run(t, c, func(r *realm.Realm) {
+		for _, s := range r.Status() {
+			if err := syscall.Kill(s.PID, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestStartFails: the error of a start that fails holds what the daemon said.
+func TestStartFails(t *testing.T) {
+	for name, pick := range map[string]func(realm.Config) string{
+		"slapd":   func(c realm.Config) string { return c.LDAPS[0] },
+		"krb5kdc": func(c realm.Config) string { return c.KDC[0] },
+	} {
+		c := testConfig(t)
+		l, err := net.Listen("tcp", pick(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := realm.Open(within(t, time.Minute), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = r.Run(context.Background())
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(strings.ToLower(err.Error()), "address already in use") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if rerr := r.Ready(within(t, time.Second)); rerr == nil || rerr.Error() != err.Error() {
+			t.Errorf("%s: Ready says %v", name, rerr)
+		}
+		for _, s := range r.Status() {
+			if s.PID != 0 {
+				t.Errorf("left running: %+v", s)
+			}
+		}
+		if err := r.Run(context.Background()); err == nil {
+			t.Error("ran twice")
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+		run(t, c, func(*realm.Realm) {}) // and once the cause has gone, all is well
+	}
+}
+
+// TestKilledParent: kill -9 of sekishod takes its children along, and the next start
+// finds the way free at once.
+func TestKilledParent(t *testing.T) {
+	c := testConfig(t)
+	for range 2 {
+		cmd := sekishod(t, c, nil, self(t))
+		pids := untilReady(t, c, cmd)
+		cmd.Process.Kill()
+		cmd.Wait()
+		began := time.Now()
+		for _, pid := range pids {
+			for alive(pid) {
+				if time.Since(began) > 2*time.Second {
+					t.Fatalf("process %d lives on", pid)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	run(t, c, func(*realm.Realm) {})
+}
+
+func self(t testing.TB) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// untilReady starts a sekishod, waits for it and gives its children's pids.
+func untilReady(t testing.TB, c realm.Config, cmd *exec.Cmd) []int {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if line != "ready\n" {
+		rest, _ := io.ReadAll(out)
+		t.Fatalf("%q %v %s", line, err, rest)
+	}
+	var pids []int
+	for _, f := range []string{"slapd.pid", "krb5kdc.pid"} {
+		b, err := os.ReadFile(filepath.Join(c.Dir, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		if _, err := fmt.Sscan(string(b), &pid); err != nil || !alive(pid) {
+			t.Fatalf("%s: %d, %v", f, pid, err)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// TestLeftover: a slapd of the same realm that runs on is found and ended; another
+// process under its number is left alone.
+func TestLeftover(t *testing.T) {
+	c := testConfig(t)
+	run(t, c, func(*realm.Realm) {})
+	left := exec.Command("/usr/sbin/slapd", "-d", "0", "-F", filepath.Join(c.Dir, "realm/slapd.d"), "-h", "ldaps://"+c.LDAPS[0]+"/")
+	left.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}}
+	innocent := exec.Command("sleep", "60")
+	for file, cmd := range map[string]*exec.Cmd{"slapd.pid": left, "krb5kdc.pid": innocent} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer cmd.Process.Kill()
+		if err := os.WriteFile(filepath.Join(c.Dir, file), fmt.Appendln(nil, cmd.Process.Pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for { // until it has the port
+		if conn, err := net.Dial("tcp", c.LDAPS[0]); err == nil {
+			conn.Close()
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	go left.Process.Wait() // so that it does not stay as a zombie
+	run(t, c, func(*realm.Realm) {})
+	if alive(left.Process.Pid) {
+		t.Error("the leftover lives")
+	}
+	if !alive(innocent.Process.Pid) {
+		t.Error("another process was killed")
+	}
+	for _, junk := range []string{"", "x", "-1", "1", "0", "99999999999999999999"} {
+		if err := os.WriteFile(filepath.Join(c.Dir, "slapd.pid"), []byte(junk), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r, err := realm.Open(within(t, time.Minute), c)
+		if err != nil {
+			t.Fatalf("pid file %q: %v", junk, err)
+		}
+		r.Close()
+	}
+}
+
+// TestKilledInFirstStart: kill -9 at any instant of the first start, and the next
+// one gives a whole realm.
+func TestKilledInFirstStart(t *testing.T) {
+	c := testConfig(t)
+	whole := 0
+	for n := range 25 {
+		os.RemoveAll(c.Dir)
+		cmd := sekishod(t, c, nil, self(t))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after := time.Duration(n)*22*time.Millisecond + rand.N(20*time.Millisecond)
+		time.Sleep(after)
+		cmd.Process.Kill()
+		cmd.Wait()
+		if _, err := os.Stat(filepath.Join(c.Dir, "realm")); err == nil {
+			whole++
+		}
+		r, err := realm.Open(within(t, time.Minute), c)
+		if err != nil {
+			t.Fatalf("killed after %v: %v", after, err)
+		}
+		if n%5 == 0 {
+			done := make(chan error, 1)
+			go func() { done <- r.Run(context.Background()) }()
+			if err := r.Ready(within(t, 20*time.Second)); err != nil {
+				t.Fatalf("killed after %v: %v", after, err)
+			}
+			addUser(t, r, "alice", "correct horse", 20001)
+			if !kinit(t, r, "alice", "correct horse") {
+				t.Errorf("killed after %v: no ticket", after)
+			}
+			r.Close()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Close()
+		if _, err := os.Stat(filepath.Join(c.Dir, "new")); err == nil {
+			t.Errorf("killed after %v: new was left behind", after)
+		}
+	}
+	if whole == 0 || whole == 25 {
+		t.Errorf("%d of 25 kills came after the realm was made: the instants are badly chosen", whole)
+	}
+}
+
+// TestTLS: ldaps and StartTLS verify with the realm's CA, and with no other.
+func TestTLS(t *testing.T) {
+	r := start(t, testConfig(t))
+	addUser(t, r, "alice", "correct horse", 20001)
+	for _, url := range []string{r.Info().LDAPS[0], r.Info().LDAP[0]} {
+		if err := dial(t, r, url).Bind(r.Info().Layout.UserDN("alice"), "correct horse"); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+		// go-ldap keeps only the text of StartTLS errors.
+		if _, err := tryDial(url, x509.NewCertPool()); err == nil || !strings.Contains(err.Error(), "signed by unknown authority") {
+			t.Errorf("%s with no CA: %v", url, err)
+		}
+		// OpenLDAP's own client, by address and by name.
+		for _, addr := range []string{url, strings.Replace(url, "127.0.0.1", "localhost", 1)} {
+			args := []string{"-x", "-H", addr, "-D", r.Info().Layout.UserDN("alice"), "-w", "correct horse"}
+			if strings.HasPrefix(url, "ldap:") {
+				args = append(args, "-ZZ")
+			}
+			if out, err := tool(t, r, "", "ldapwhoami", args...); err != nil {
+				t.Errorf("%s: %v\n%s", addr, err, out)
+			}
+			refused := exec.Command("ldapwhoami", args...)
+			refused.Env = []string{"PATH=/usr/bin:/bin", "LDAPTLS_CACERT=/etc/ssl/certs/ca-certificates.crt"}
+			if out, err := refused.CombinedOutput(); err == nil {
+				t.Errorf("%s without the CA: %s", addr, out)
+			}
+		}
+	}
+	st, err := os.Stat(filepath.Join(filepath.Dir(r.Info().Stash), "tls/ca.key"))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("ca.key: %v, %v", st.Mode(), err)
+	}
+}
+
+// TestNotRoot: somebody runs a realm as himself, and administers it.
+func TestNotRoot(t *testing.T) {
+	c := testConfig(t)
+	c.AdminUIDs = []int{c.UID}
+	dir := filepath.Dir(c.Dir)
+	if err := os.Chown(dir, c.UID, c.GID); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "sekishod")
+	b, err := os.ReadFile(self(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	as := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}}
+	low := c
+	low.LDAP = []string{"127.0.0.1:389"}
+	low.UID, low.GID = 0, 0
+	out, err := sekishod(t, low, as, program).Output()
+	if err == nil || !strings.Contains(string(out), "CAP_NET_BIND_SERVICE") {
+		t.Errorf("port 389: %s", out)
+	}
+	other := c
+	other.UID++
+	out, err = sekishod(t, other, as, program).Output()
+	if err == nil || !strings.Contains(string(out), "start as root or as that user") {
+		t.Errorf("another user: %s", out)
+	}
+	c.UID, c.GID = 0, 0 // as this process
+	pids := untilReady(t, c, sekishod(t, c, as, program))
+	for _, pid := range pids {
+		var st syscall.Stat_t
+		if err := syscall.Stat(fmt.Sprintf("/proc/%d", pid), &st); err != nil || int(st.Uid) != int(as.Credential.Uid) {
+			t.Errorf("process %d is of uid %d, %v", pid, st.Uid, err)
+		}
+	}
+	who := exec.Command("ldapwhoami", "-Q", "-Y", "EXTERNAL", "-H", "ldapi://"+strings.ReplaceAll(filepath.Join(c.RunDir, "ldapi"), "/", "%2F"))
+	who.SysProcAttr = as
+	if out, err := who.CombinedOutput(); err != nil || string(out) != "dn:cn=admin,dc=sekisho,dc=internal\n" {
+		t.Errorf("whoami: %s, %v", out, err)
+	}
+}
+
+// TestLowPorts: started by root, the servers listen below 1024 and are not root.
+func TestLowPorts(t *testing.T) {
+	c := testConfig(t)
+	c.LDAP, c.LDAPS, c.KDC = nil, nil, nil // the defaults
+	run(t, c, func(r *realm.Realm) {
+		addUser(t, r, "alice", "correct horse", 20001)
+		if !kinit(t, r, "alice", "correct horse") || !ldapBind(t, r, "alice", "correct horse") {
+			t.Error("no sign-in")
+		}
+		if !slices.Contains(r.Info().LDAPS, "ldaps://127.0.0.1:636") || !slices.Contains(r.Info().KDC, "127.0.0.1:88") {
+			t.Errorf("%+v", r.Info())
+		}
+		for _, s := range r.Status() {
+			var st syscall.Stat_t
+			if err := syscall.Stat(fmt.Sprintf("/proc/%d", s.PID), &st); err != nil || int(st.Uid) != c.UID {
+				t.Errorf("%s is of uid %d, %v", s.Name, st.Uid, err)
+			}
+		}
+	})
+	c.UID, c.GID = 0, 0
+	if _, err := realm.Open(within(t, time.Minute), c); err == nil || !strings.Contains(err.Error(), "useradd") {
+		t.Errorf("as root: %v", err)
+	}
+}
