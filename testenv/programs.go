@@ -109,6 +109,14 @@ func installPrograms(spec *sandboxSpec) error {
 			return err
 		}
 	}
+	if len(spec.Programs) > 0 {
+		// Another run may be building them anew, in place.
+		unlock, err := lockFile(filepath.Join(spec.Root, "build", ".lock"))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	for name, file := range spec.Programs {
 		b, err := os.ReadFile(file)
 		if err != nil {

@@ -22,7 +22,7 @@ type SlapdConfig struct {
 	TLSPort int      // default 636
 	Suffix  string   // default dc=example,dc=org
 	RootPW  string   // of cn=admin,SUFFIX; default secret
-	Schemas []string // LDIF files in order; default Schemas()
+	Schemas []string // LDIF files of the sandbox in order; default Schemas()
 	LDIF    []byte   // first entries; default: the suffix alone
 
 	CA   *CA   // trusted by slapd, and issues a sound certificate when Cert is nil; both nil: no TLS
@@ -213,7 +213,15 @@ func (s *Slapd) build(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making slapd's folders: %w", err)
 	}
-	if err := s.slapadd(ctx, 0, []byte(s.config())); err != nil {
+	var schemas [][]byte
+	for _, f := range s.cfg.Schemas {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("configuring slapd: %w", err)
+		}
+		schemas = append(schemas, b)
+	}
+	if err := s.slapadd(ctx, 0, []byte(s.config(schemas))); err != nil {
 		return fmt.Errorf("configuring slapd: %w", err)
 	}
 	if err := s.slapadd(ctx, 1, s.cfg.LDIF); err != nil {
@@ -234,8 +242,9 @@ func (s *Slapd) slapadd(ctx context.Context, db int, ldif []byte) error {
 	return nil
 }
 
-// config is the LDIF of cn=config.
-func (s *Slapd) config() string {
+// config is the LDIF of cn=config. schemas are the texts of the schemas: a host
+// need not see their files.
+func (s *Slapd) config(schemas [][]byte) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	const peerRoot = "gidNumber=0+uidNumber=0,cn=peercred,cn=external,cn=auth"
@@ -251,8 +260,8 @@ func (s *Slapd) config() string {
 		p("olcModuleLoad: %s", m)
 	}
 	p("\ndn: cn=schema,cn=config\nobjectClass: olcSchemaConfig\ncn: schema\n")
-	for _, f := range s.cfg.Schemas {
-		p("include: %s\n", (&url.URL{Scheme: "file", Path: f}).String())
+	for _, schema := range schemas {
+		p("%s\n", schema)
 	}
 	p("dn: olcDatabase={-1}frontend,cn=config\nobjectClass: olcDatabaseConfig\nobjectClass: olcFrontendConfig\n" +
 		"olcDatabase: {-1}frontend\nolcSizeLimit: unlimited\nolcAccess: to dn.base=\"\" by * read\nolcAccess: to dn.base=\"cn=subschema\" by * read\n")

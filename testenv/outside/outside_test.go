@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -44,13 +45,19 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "testenv.test")
-		build := exec.Command("go", "test", "-c", "-cover", "-o", binary, "..")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "building the tests of testenv: %v\n%s", err, out)
-			return 2
-		}
 		return m.Run()
 	}())
+}
+
+var build = sync.OnceValues(func() ([]byte, error) {
+	return exec.Command("go", "test", "-c", "-cover", "-o", binary, "..").CombinedOutput()
+})
+
+func needBinary(t *testing.T) {
+	t.Helper()
+	if out, err := build(); err != nil {
+		t.Fatalf("building the tests of testenv: %v\n%s", err, out)
+	}
 }
 
 // run is a run of testenv's own tests, in a process group of its own.
@@ -71,6 +78,7 @@ func testContext(t *testing.T) context.Context {
 }
 
 func TestPassesThrough(t *testing.T) {
+	needBinary(t)
 	profile := filepath.Join(t.TempDir(), "cover.out")
 	for _, tc := range []struct {
 		name string
@@ -109,6 +117,7 @@ func TestPassesThrough(t *testing.T) {
 }
 
 func TestMachineUnchanged(t *testing.T) {
+	needBinary(t)
 	ctx := testContext(t)
 	before := machine(t)
 	if out, err := run(ctx, nil, "-test.run=^(TestWritesStayInside|TestTwoHosts|TestHostsAreApart)$").CombinedOutput(); err != nil {
@@ -119,6 +128,7 @@ func TestMachineUnchanged(t *testing.T) {
 
 // However a run is killed, the kernel takes back all it made, and the next works.
 func TestKilled(t *testing.T) {
+	needBinary(t)
 	for _, tc := range []struct {
 		name string
 		kill func(pid int) error
@@ -197,7 +207,7 @@ func machine(t *testing.T) map[string]bool {
 	t.Helper()
 	lines := map[string]bool{}
 	note := func(format string, args ...any) { lines[fmt.Sprintf(format, args...)] = true }
-	for _, dir := range []string{"/etc", "/usr/local/bin", "/usr/local/lib", "/opt", "/mnt", "/home", "/var/lib/sekisho"} {
+	for _, dir := range []string{"/etc", "/usr/local/bin", "/usr/local/lib", "/opt", "/mnt", "/var/lib/sekisho"} {
 		filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return nil
@@ -214,7 +224,7 @@ func machine(t *testing.T) map[string]bool {
 	}
 	// Where the machine itself is at work, only what our tests wrote is told from the rest.
 	const mark = "/sekisho-testenv-was-here"
-	for _, pattern := range []string{"/run" + mark, "/tmp" + mark, "/root" + mark, "/var/lib" + mark, "/dev/shm" + mark,
+	for _, pattern := range []string{"/run" + mark, "/tmp" + mark, "/root" + mark, "/home" + mark, "/var/lib" + mark, "/dev/shm" + mark,
 		"/run/slapd-*", "/run/sshd-*", "/sys/class/net/*", "/run/netns/*"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
