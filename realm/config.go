@@ -52,12 +52,21 @@ const maxSocketPath = 107
 
 // validate gives the configuration with its defaults.
 func (c Config) validate() (Config, error) {
+	c, err := c.validatePlaces()
+	if err != nil {
+		return c, err
+	}
 	if c.Log == nil {
 		return c, errors.New("no log")
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	return c.validateUser()
+}
+
+// validatePlaces is the part of validate that Info needs.
+func (c Config) validatePlaces() (Config, error) {
 	if c.Domain == "" {
 		c.Domain = "sekisho.internal"
 	}
@@ -94,6 +103,10 @@ func (c Config) validate() (Config, error) {
 			return c, fmt.Errorf("name %.80q is neither an IP address nor a host name", n)
 		}
 	}
+	return c, nil
+}
+
+func (c Config) validateUser() (Config, error) {
 	if os.Geteuid() == 0 {
 		if c.UID <= 0 || c.GID <= 0 {
 			return c, errors.New("slapd and the KDC do not run as root: make a user for them (useradd --system sekisho) and name it in the configuration")
@@ -151,9 +164,9 @@ func loopback(port int) []string {
 }
 
 // Info tells how the realm of this configuration is reached, without opening it:
-// for programs beside sekishod.
+// for programs beside sekishod. UID, GID, Log and Now need not be set for it.
 func (c Config) Info() (Info, error) {
-	c, err := c.validate()
+	c, err := c.validatePlaces()
 	if err != nil {
 		return Info{}, fmt.Errorf("realm: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -533,5 +534,65 @@ func TestLowPorts(t *testing.T) {
 	c.UID, c.GID = 0, 0
 	if _, err := realm.Open(within(t, time.Minute), c); err == nil || !strings.Contains(err.Error(), "useradd") {
 		t.Errorf("as root: %v", err)
+	}
+}
+
+// TestRenewal: a certificate that comes due while the realm runs is renewed, and
+// slapd serves the new one, with no failure counted.
+func TestRenewal(t *testing.T) {
+	c := testConfig(t)
+	var earlier atomic.Int64
+	earlier.Store(int64(370 * 24 * time.Hour)) // of the certificate's 397 days
+	c.Now = func() time.Time { return time.Now().Add(-time.Duration(earlier.Load())) }
+	r := start(t, c)
+	serial := func() string {
+		t.Helper()
+		l := dial(t, r, r.Info().LDAPS[0])
+		state, ok := l.TLSConnectionState()
+		if !ok {
+			t.Fatal("no TLS")
+		}
+		return state.PeerCertificates[0].SerialNumber.String()
+	}
+	first := serial()
+	r.CheckCert()
+	if serial() != first {
+		t.Error("renewed before its time")
+	}
+	pid := r.Status()[0].PID
+	earlier.Store(0)
+	r.CheckCert()
+	s := waitReady(t, r, 0, pid)
+	if serial() == first {
+		t.Error("not renewed")
+	}
+	if s.LastError != "" {
+		t.Errorf("a planned restart counts as a failure: %s", s.LastError)
+	}
+}
+
+// TestServiceReadsAll: the size limit for people does not hold for service accounts,
+// which sync the whole tree.
+func TestServiceReadsAll(t *testing.T) {
+	r, conns := accessWorld(t)
+	const n = 600
+	for i := range n {
+		req := ldap.NewAddRequest(r.Info().Layout.GroupDN(fmt.Sprint("g", i)), nil)
+		req.Attribute("objectClass", []string{"groupOfNames"})
+		req.Attribute("cn", []string{fmt.Sprint("g", i)})
+		req.Attribute("member", []string{r.Info().Layout.GroupDN(fmt.Sprint("g", i))})
+		if err := conns["root"].Add(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	search := func(who string) (int, error) {
+		res, err := conns[who].Search(ldap.NewSearchRequest(r.Info().Layout.Groups(), ldap.ScopeWholeSubtree, 0, 0, 0, false, "(cn=g*)", []string{"1.1"}, nil))
+		return len(res.Entries), err
+	}
+	if got, err := search("service"); err != nil || got != n {
+		t.Errorf("service: %d entries, %v", got, err)
+	}
+	if got, err := search("alice"); !ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) {
+		t.Errorf("alice: %d entries, %v", got, err)
 	}
 }
