@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/sekisho/sekisho/testenv"
+)
+
+// command is one program that is started over and over.
+type command struct {
+	args []string // args[0] is the path
+	cred *syscall.Credential
+	ok   int // the exit code that it must have
+}
+
+// starter starts programs on one host from one thread, with as little around
+// them as there can be: fork, exec, wait; no output is read.
+type starter struct {
+	todo chan command
+	done chan result
+	end  chan error
+}
+
+type result struct {
+	took time.Duration
+	err  error
+}
+
+// startOn makes a starter on a host, nil for the sandbox itself. stop ends it.
+func startOn(h *testenv.Host) (s *starter, stop func() error) {
+	s = &starter{todo: make(chan command), done: make(chan result), end: make(chan error, 1)}
+	loop := func() error {
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		for c := range s.todo {
+			s.done <- run1(c, null.Fd())
+		}
+		return nil
+	}
+	go func() {
+		if h == nil {
+			s.end <- loop()
+		} else {
+			s.end <- h.Inside(loop)
+		}
+		close(s.end)
+	}()
+	return s, func() error { close(s.todo); return <-s.end }
+}
+
+// time is the wall time of one run in seconds.
+func (s *starter) time(c command) (float64, error) {
+	select {
+	case s.todo <- c:
+	case err := <-s.end:
+		return 0, fmt.Errorf("nothing can be started: %w", err)
+	}
+	r := <-s.done
+	return r.took.Seconds(), r.err
+}
+
+func run1(c command, null uintptr) result {
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "HOME=/root", "LANG=C"},
+		Files: []uintptr{null, null, null},
+	}
+	if c.cred != nil {
+		attr.Sys = &syscall.SysProcAttr{Credential: c.cred}
+	}
+	var ws syscall.WaitStatus
+	start := time.Now()
+	pid, err := syscall.ForkExec(c.args[0], c.args, attr)
+	if err == nil {
+		_, err = wait(pid, &ws)
+	}
+	took := time.Since(start)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("running %s: %w", c.args[0], err)
+	case !ws.Exited() || ws.ExitStatus() != c.ok:
+		err = fmt.Errorf("running %q: exit code %d, want %d", c.args, ws.ExitStatus(), c.ok)
+	}
+	return result{took, err}
+}
+
+func wait(pid int, ws *syscall.WaitStatus) (int, error) {
+	for {
+		n, err := syscall.Wait4(pid, ws, 0, nil)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
