@@ -46,14 +46,14 @@ fmt-check:
 bench: build
 	testenv/packages.sh base bench
 	$(GO) build -trimpath -o build/bin/ ./bench
-	$(SUDO) build/bin/bench
+	build/bin/bench
 
-demo: build packages
+demo: packages build
 	$(GO) build -trimpath -o build/bin/ ./testenv/demo
-	$(SUDO) build/bin/demo up
+	$(SUDO) build/bin/demo
 
 demo-stop:
-	@[ ! -e build/demo ] || { $(GO) build -trimpath -o build/bin/ ./testenv/demo && $(SUDO) build/bin/demo down; }
+	@[ ! -e build/demo ] || { $(GO) build -trimpath -o build/bin/ ./testenv/demo && $(SUDO) build/bin/demo stop; }
 
 clean: demo-stop
 	rm -rf build

@@ -27,7 +27,7 @@ type Holder struct {
 
 // HolderConfig says where a holder is remembered.
 type HolderConfig struct {
-	Dir string // such as build/demo: state.json and holder.log are written there
+	Dir string // such as build/demo; state.json and holder.log are written there, and StopHolder removes it whole
 	Bin string // where make build put the programs of cmd/; default build/bin of the module
 }
 
@@ -38,7 +38,10 @@ type holderState struct {
 	Boot  string // /proc/sys/kernel/random/boot_id
 }
 
-const stateFile = "state.json"
+const (
+	stateFile = "state.json"
+	logFile   = "holder.log" // the first file to be made, so dir is known as ours
+)
 
 // ErrNoHolder is when no sandbox runs for that directory.
 var ErrNoHolder = errors.New("no sandbox is running")
@@ -73,6 +76,11 @@ func StartHolder(cfg HolderConfig) (*Holder, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
+	if ours, err := isHolders(dir); err != nil {
+		return nil, err
+	} else if !ours {
+		return nil, fmt.Errorf("%s has other files in it, and stopping the sandbox would remove them: choose an empty folder", dir)
+	}
 	if cfg.Bin == "" {
 		cfg.Bin = filepath.Join(root, "build", "bin")
 	}
@@ -106,7 +114,7 @@ func startHolder(dir string, spec *sandboxSpec) (*Holder, error) {
 	}
 	defer readyR.Close()
 	defer readyW.Close()
-	log, err := os.Create(filepath.Join(dir, "holder.log"))
+	log, err := os.Create(filepath.Join(dir, logFile))
 	if err != nil {
 		return nil, err
 	}
@@ -212,8 +220,9 @@ func (h *Holder) Command(ctx context.Context, name string, args ...string) *Cmd 
 }
 
 // StopHolder kills the sandbox of dir, and so all in it, waits until it is
-// gone, and removes dir. It is for one half made, too; when there is none it
-// only removes what is left.
+// gone, and removes dir with all that is in it. It is for one half made, too;
+// when there is none it only removes what is left. A folder that is no holder's
+// is not touched.
 func StopHolder(dir string) error {
 	h, err := OpenHolder(dir)
 	if err == nil {
@@ -241,17 +250,32 @@ func (h *Holder) kill() error {
 	return unix.Close(h.ns.pidfd)
 }
 
-// forget removes what startHolder wrote, and dir if nothing else is in it.
+// forget removes dir when it is a holder's, or empty.
 func forget(dir string) error {
-	for _, f := range []string{stateFile, stateFile + ".new", "holder.log"} {
-		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+	switch ours, err := isHolders(dir); {
+	case err != nil:
 		return err
+	case ours:
+		return os.RemoveAll(dir)
 	}
 	return nil
+}
+
+// isHolders tells whether dir is one that StartHolder made, or an empty one.
+func isHolders(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if e.Name() == stateFile || e.Name() == logFile {
+			return true, nil
+		}
+	}
+	return len(entries) == 0, nil
 }
 
 // startTime is when a process began, in clock ticks since boot (proc(5)).

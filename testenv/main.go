@@ -119,7 +119,7 @@ func testSpec() (*sandboxSpec, error) {
 		Dir:      dir,
 		Root:     root,
 		Keep:     []string{root, filepath.Dir(exe)},
-		GiveBack: []string{filepath.Join(dir, "testdata")},
+		GiveBack: []string{filepath.Join(dir, "testdata"), filepath.Join(root, "build"), filepath.Join(root, "bench")},
 	}
 	s.Programs, s.Failed = buildPrograms(root)
 	// Where the testing package writes; the go tool's own folder is among them.

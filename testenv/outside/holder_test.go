@@ -89,6 +89,9 @@ func TestHolder(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "web1.example.org\n" {
 		t.Errorf("visiting: %v %q", err, out)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "world.log"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := testenv.StopHolder(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +105,23 @@ func TestHolder(t *testing.T) {
 	}
 	if err := again.Command(ctx, "true").Run(); err == nil {
 		t.Error("ran something in a sandbox that is stopped")
+	}
+}
+
+func TestHolderLeavesOthersFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "thesis")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := testenv.StartHolder(testenv.HolderConfig{Dir: dir}); err == nil {
+		t.Error("a sandbox was started for a folder that is in use")
+	}
+	if err := testenv.StopHolder(dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("somebody's file is gone: %v", err)
 	}
 }
 
