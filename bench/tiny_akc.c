@@ -1,4 +1,6 @@
 //go:build ignore
+
+//go:build ignore
 /* The line above keeps the go tool from compiling this; cc skips it. */
 
 /*
@@ -10,7 +12,7 @@
  * Build it static, so that no dynamic linking is measured:
  *     cc -O2 -static -s -o tiny_akc tiny_akc.c
  * Use: tiny_akc SOCKET USER [FINGERPRINT [TYPE [KEY]]], arguments that need
- * no percent-encoding.
+ * no percent-encoding. (The build line above keeps the go command away.)
  */
 #include <stdio.h>
 #include <stdlib.h>
