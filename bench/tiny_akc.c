@@ -1,8 +1,5 @@
 //go:build ignore
 
-//go:build ignore
-/* The line above keeps the go tool from compiling this; cc skips it. */
-
 /*
  * tiny_akc: the least that an AuthorizedKeysCommand can cost, as the peer of
  * sekisho-keys in the benchmark. It connects to sekishod's socket, sends one
