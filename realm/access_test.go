@@ -34,8 +34,10 @@ func accessWorld(t *testing.T) (*realm.Realm, map[string]*ldap.Conn) {
 		"gidNumber": {"30000"}, "member": {lay.UserDN("alice")}})
 	add(lay.RuleDN("dev"), map[string][]string{"objectClass": {"sekishoRule"}, "cn": {"dev"}, "sekishoSubject": {"group:dev"},
 		"sekishoDoor": {"*"}, "sekishoTarget": {"host:web*"}, "sekishoExpires": {"20300101000000Z"}, "sekishoEnabled": {"TRUE"}})
-	add(lay.ServiceDN("web1"), map[string][]string{"objectClass": {"applicationProcess", "simpleSecurityObject"},
-		"cn": {"web1"}, "userPassword": {"web1's password"}})
+	account, accountPassword := lay.ServiceAccount("web1", "the broker of web1")
+	if err := root.Add(account); err != nil {
+		t.Fatal(err)
+	}
 	add("cn=tok,"+lay.OTP(), map[string][]string{"objectClass": {"organizationalRole", "oathTOTPToken"}, "cn": {"tok"},
 		"oathTOTPParams": {"cn=p," + lay.OTP()}, "oathSecret": {"12345678901234567890"}})
 	state := ldap.NewModifyRequest(lay.UserDN("alice"), nil)
@@ -65,7 +67,7 @@ func accessWorld(t *testing.T) (*realm.Realm, map[string]*ldap.Conn) {
 		"root":      root,
 		"anonymous": as("", ""),
 		"alice":     as(lay.UserDN("alice"), "alice's password"),
-		"service":   as(lay.ServiceDN("web1"), "web1's password"),
+		"service":   as(lay.ServiceDN("web1"), accountPassword),
 		"passwd":    as(lay.ServiceDN("passwd"), string(secret)),
 		"kdc":       as(lay.ServiceDN("kdc"), kdcSecret(t, r)),
 	}
@@ -374,4 +376,41 @@ func TestLastMember(t *testing.T) {
 		<-within(t, 50e6).Done()
 	}
 	t.Errorf("after a deletion: %v", got)
+}
+
+// TestServicesCannotBeLockedOut: wrong passwords lock a person's account, but nobody
+// can stop the KDC or another service by them.
+func TestServicesCannotBeLockedOut(t *testing.T) {
+	r := start(t, testConfig(t))
+	lay := r.Info().Layout
+	addUser(t, r, "alice", "alice's password", 20001)
+	account, password := lay.ServiceAccount("web1", "")
+	if err := admin(t, r).Add(account); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(dn, password string) error { return dial(t, r, r.Info().LDAPS[0]).Bind(dn, password) }
+	for _, dn := range []string{lay.ServiceDN("kdc"), lay.ServiceDN("passwd"), lay.ServiceDN("web1"), lay.ServiceDN("sekishod"), lay.UserDN("alice")} {
+		for range 7 {
+			if err := bind(dn, "wrong"); !ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
+				t.Fatalf("%s: %v", dn, err)
+			}
+		}
+	}
+	if err := bind(lay.ServiceDN("web1"), password); err != nil {
+		t.Errorf("web1: %v", err)
+	}
+	if err := bind(lay.ServiceDN("kdc"), kdcSecret(t, r)); err != nil {
+		t.Errorf("kdc: %v", err)
+	}
+	if err := bind(lay.UserDN("alice"), "alice's password"); !ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
+		t.Errorf("alice is not locked: %v", err)
+	}
+	// A locked account and one that does not exist get the same answer.
+	locked, unknown := bind(lay.UserDN("alice"), "wrong"), bind(lay.UserDN("nobody"), "wrong")
+	if locked.Error() != unknown.Error() {
+		t.Errorf("locked: %v; unknown: %v", locked, unknown)
+	}
+	if err := bind(lay.UserDN("alice"), ""); err == nil {
+		t.Error("a bind with an empty password was accepted")
+	}
 }

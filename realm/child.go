@@ -243,6 +243,8 @@ func explain(err error, output *tail, hint string) error {
 
 // tail keeps the last lines that a child printed.
 type tail struct {
+	each func(line string) // if not nil, is told every line; set before use
+
 	mu   sync.Mutex
 	kept []string
 	part []byte
@@ -268,8 +270,12 @@ func (t *tail) Write(p []byte) (int, error) {
 
 func (t *tail) push() {
 	if len(bytes.TrimSpace(t.part)) > 0 {
-		t.kept = append(t.kept, strings.ToValidUTF8(string(t.part), "?"))
+		line := strings.ToValidUTF8(string(t.part), "?")
+		t.kept = append(t.kept, line)
 		t.kept = t.kept[max(0, len(t.kept)-keptLines):]
+		if t.each != nil {
+			t.each(line)
+		}
 	}
 	t.part = t.part[:0]
 }

@@ -78,3 +78,6 @@ func (l Layout) Sekishod() string { return l.ServiceDN("sekishod") }
 // kdc reads Kerberos keys; passwd changes people's passwords.
 func (l Layout) kdc() string    { return l.ServiceDN("kdc") }
 func (l Layout) passwd() string { return l.ServiceDN("passwd") }
+
+// servicePolicy is the password policy of service accounts.
+func (l Layout) servicePolicy() string { return "cn=services," + l.Policies() }

@@ -148,9 +148,10 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 
 func (r *Realm) newChild(name, pidFile string, command func() *exec.Cmd, probe func(context.Context) error) *child {
 	c := r.maker.c
+	log := c.Log.WithField("child", name)
 	return &child{
-		name: name, command: command, probe: probe, pidFile: pidFile, now: c.Now,
-		log: c.Log.WithField("child", name),
+		name: name, command: command, probe: probe, pidFile: pidFile, now: c.Now, log: log,
+		output: tail{each: func(line string) { log.Debug(line) }},
 		hint: func() string {
 			return apparmorHint("/", command().Path, c.Dir, c.RunDir)
 		},

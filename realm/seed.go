@@ -36,6 +36,20 @@ func newSecret() string {
 	return hex.EncodeToString(b)
 }
 
+// ServiceAccount gives the add request of an account by which a program, such as
+// another machine's sekishod, reads what is not secret, and its random password.
+// The connection that adds it must be sealed. Failed sign-ins do not lock it.
+func (l Layout) ServiceAccount(name, description string) (req *ldap.AddRequest, password string) {
+	password = newSecret()
+	req = ldap.NewAddRequest(l.ServiceDN(name), nil)
+	req.Attributes = []ldap.Attribute{attr("objectClass", "applicationProcess", "simpleSecurityObject"), attr("cn", name),
+		attr("userPassword", password), attr("pwdPolicySubentry", l.servicePolicy())}
+	if description != "" {
+		req.Attributes = append(req.Attributes, attr("description", description))
+	}
+	return req, password
+}
+
 // entry is one LDIF record.
 type entry struct {
 	dn    string
@@ -84,7 +98,7 @@ func seed(l Layout, m krb.MasterKey, kdcSecret, passwdSecret string, now time.Ti
 		a := []ldap.Attribute{attr("objectClass", "applicationProcess"), attr("cn", cn), attr("description", what)}
 		if secret != "" {
 			a[0].Vals = append(a[0].Vals, "simpleSecurityObject")
-			a = append(a, attr("userPassword", hashPassword(secret)))
+			a = append(a, attr("userPassword", hashPassword(secret)), attr("pwdPolicySubentry", l.servicePolicy()))
 		}
 		es = append(es, entry{dn, a})
 	}
@@ -97,6 +111,10 @@ func seed(l Layout, m krb.MasterKey, kdcSecret, passwdSecret string, now time.Ti
 		attr("description", "five failures lock an account for ten minutes"),
 		attr("pwdLockout", "TRUE"), attr("pwdMaxFailure", "5"), attr("pwdFailureCountInterval", "600"), attr("pwdLockoutDuration", "600"),
 		attr("pwdMinLength", "8"), attr("pwdCheckQuality", "1"), attr("pwdMustChange", "FALSE"), attr("pwdAllowUserChange", "FALSE"),
+	}}, entry{l.servicePolicy(), []ldap.Attribute{
+		attr("objectClass", "device", "pwdPolicy"), attr("cn", "services"), attr("pwdAttribute", "userPassword"),
+		attr("description", "failures lock no service out: its password is random, and others must not be able to stop it"),
+		attr("pwdLockout", "FALSE"), attr("pwdMustChange", "FALSE"), attr("pwdAllowUserChange", "FALSE"),
 	}})
 
 	es = append(es,

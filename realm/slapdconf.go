@@ -36,6 +36,7 @@ func slapdLDIF(c Config, f files, sys system) (string, error) {
 
 	w("dn: cn=config\nobjectClass: olcGlobal\ncn: config")
 	w("olcLogLevel: none")
+	w("olcWriteTimeout: 60") // a client that stops reading does not hold a thread for ever
 	w("olcTLSCACertificateFile: %s", f.ca)
 	w("olcTLSCertificateFile: %s", f.cert)
 	w("olcTLSCertificateKeyFile: %s", f.certKey)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/sekisho/sekisho/realm"
+	"golang.org/x/sys/unix"
 )
 
 // contents hashes all files of the state directory but those that each run changes
@@ -272,23 +273,59 @@ func TestStartFails(t *testing.T) {
 // TestKilledParent: kill -9 of sekishod takes its children along, and the next start
 // finds the way free at once.
 func TestKilledParent(t *testing.T) {
-	c := testConfig(t)
-	for range 2 {
-		cmd := sekishod(t, c, nil, self(t))
-		pids := untilReady(t, c, cmd)
-		cmd.Process.Kill()
-		cmd.Wait()
-		began := time.Now()
-		for _, pid := range pids {
-			for alive(pid) {
-				if time.Since(began) > 2*time.Second {
-					t.Fatalf("process %d lives on", pid)
+	high, low := testConfig(t), testConfig(t)
+	low.LDAP, low.LDAPS, low.KDC = nil, nil, nil // a capability comes with these
+	for name, c := range map[string]realm.Config{"high ports": high, "low ports": low} {
+		for range 2 {
+			cmd := sekishod(t, c, nil, self(t))
+			pids := untilReady(t, c, cmd)
+			cmd.Process.Kill()
+			cmd.Wait()
+			began := time.Now()
+			for _, pid := range pids {
+				for alive(pid) {
+					if time.Since(began) > 2*time.Second {
+						t.Fatalf("%s: process %d lives on", name, pid)
+					}
+					time.Sleep(time.Millisecond)
 				}
-				time.Sleep(time.Millisecond)
 			}
 		}
+		run(t, c, func(*realm.Realm) {})
 	}
+}
+
+// TestPartsMissing: a realm that lost a file is not made anew over what is left.
+func TestPartsMissing(t *testing.T) {
+	c := testConfig(t)
 	run(t, c, func(*realm.Realm) {})
+	for _, f := range []string{"stash", "tls/ca.key", "db/data.mdb", "kdc.secret", "passwd.secret"} {
+		path := filepath.Join(c.Dir, "realm", f)
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := realm.Open(within(t, time.Minute), c); err == nil || !strings.Contains(err.Error(), "backup") || !strings.Contains(err.Error(), f) {
+			t.Errorf("without %s: %v", f, err)
+		}
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What is derived comes back by itself.
+	for _, f := range []string{"slapd.d", "slapd.ldif", "kdc.conf", "tls/server.key", "kdc-krb5.conf"} {
+		if err := os.RemoveAll(filepath.Join(c.Dir, "realm", f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(c.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, func(r *realm.Realm) {
+		addUser(t, r, "alice", "correct horse", 20001)
+		if !kinit(t, r, "alice", "correct horse") {
+			t.Error("no ticket")
+		}
+	})
 }
 
 func self(t testing.TB) string {
@@ -505,6 +542,16 @@ func TestNotRoot(t *testing.T) {
 			t.Errorf("process %d is of uid %d, %v", pid, st.Uid, err)
 		}
 	}
+	// A service that dropped its rights but for the ports.
+	able := *as
+	able.AmbientCaps = []uintptr{unix.CAP_NET_BIND_SERVICE}
+	ports := testConfig(t)
+	ports.LDAP, ports.LDAPS, ports.KDC, ports.UID, ports.GID = nil, nil, nil, 0, 0
+	if err := os.Chown(filepath.Dir(ports.Dir), int(able.Credential.Uid), int(able.Credential.Gid)); err != nil {
+		t.Fatal(err)
+	}
+	untilReady(t, ports, sekishod(t, ports, &able, program))
+
 	who := exec.Command("ldapwhoami", "-Q", "-Y", "EXTERNAL", "-H", "ldapi://"+strings.ReplaceAll(filepath.Join(c.RunDir, "ldapi"), "/", "%2F"))
 	who.SysProcAttr = as
 	if out, err := who.CombinedOutput(); err != nil || string(out) != "dn:cn=admin,dc=sekisho,dc=internal\n" {
