@@ -50,9 +50,9 @@ outside() {
 	flock -n 9 || die "another testenv/compose.sh is running"
 	clean
 	mkdir -m 0700 $DATA
+	child=
 	trap 'kill -KILL $child 2>/dev/null || true; wait $child 2>/dev/null || true; clean' EXIT
 	trap 'exit 130' HUP INT TERM
-	child=
 	setpriv --pdeathsig KILL timeout --foreground --signal KILL $LIMIT \
 		setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc -- "$SELF" --inside 9<&- &
 	child=$!
@@ -158,11 +158,22 @@ logs() {
 	compose logs --no-color --tail 60 2>&1 | cut -c 1-400 || true
 }
 
+# confined HOST: what docs/compose.md says of every container.
+confined() {
+	compose exec -T "$1" bash -c '
+		! grep docker.sock /proc/self/mountinfo &&
+		! (: >/usr/new) 2>/dev/null &&
+		grep -qx "NoNewPrivs:[[:space:]]*1" /proc/self/status'
+}
+
 # world is what is proved, with the engine running.
 world() {
-	local key
+	local key host
 	must "docker-compose up: all four are healthy" compose up --detach --no-build
-	must "nothing reaches outside" sh -c '! docker network inspect sekisho_inner --format "{{.Internal}}" | grep -v true'
+	for host in broker web1 db1 client; do
+		works "$host: no docker socket, nothing to write outside its volumes, no new privileges" confined $host
+	done
+	refused "nothing leaves the network, not even to the machine" "No route to host" from_client bash -c ': >/dev/tcp/198.18.5.1/22'
 
 	# People, hosts and a rule: alice may log in to web1, bob to nothing.
 	for key in alice bob; do
