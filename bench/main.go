@@ -7,8 +7,8 @@
 //
 // The parts are akc, ssh, socket, sync and publish; all when none is named.
 // Everything runs in the sandbox of package testenv, pairs alternate in one
-// run, and medians are compared. Run it from the module's directory; `make
-// bench` installs what it needs.
+// run, and medians are compared. Run it from the module's directory as
+// root, or with sudo at hand; `make bench` installs what it needs.
 package main
 
 import (

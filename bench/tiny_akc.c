@@ -1,4 +1,5 @@
 //go:build ignore
+// The line above keeps the go tool from compiling this; cc skips it.
 
 /*
  * tiny_akc: the least that an AuthorizedKeysCommand can cost, as the peer of

@@ -50,7 +50,7 @@ func (b *bench) theWorld(ctx context.Context) (*world, error) {
 		return nil, err
 	}
 	w := &world{World: tw, users: pick(worldUsers, worldQuick)}
-	for _, step := range []func(context.Context) error{w.hosts, w.directory, w.startWeb, w.startSSS, w.startPlain, w.warmUp} {
+	for _, step := range []func(context.Context) error{w.hosts, w.directory, w.startSSS, w.startPlain, w.startWeb, w.warmUp} {
 		if err := step(ctx); err != nil {
 			w.ShowLogs(func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) })
 			return nil, errors.Join(fmt.Errorf("making the world: %w", err), w.Close())
