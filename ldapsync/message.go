@@ -281,4 +281,3 @@ func request(id int, op []byte, controls ...[]byte) []byte {
 	}
 	return tlv(tagSequence, parts...)
 }
-

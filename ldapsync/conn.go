@@ -1,0 +1,360 @@
+package ldapsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-ldap/ldap/v3"
+
+	"github.com/sekisho/sekisho/broker"
+)
+
+// conn is a bound connection that a search stream comes over.
+type conn struct {
+	net     net.Conn
+	e       endpoint
+	max     int // of one message
+	timeout time.Duration
+	lastID  int
+
+	buf        []byte // what was read: [start:end) is not yet used
+	start, end int
+
+	lastRead atomic.Int64 // time of the last read that brought bytes, Unix ns
+	reading  sync.WaitGroup
+	readErr  error // why the stream ended; set before chunks is closed
+	quit     chan struct{}
+	once     sync.Once
+}
+
+// chunk is some whole messages, and the buffer that they are in.
+type chunk struct{ msgs, buf []byte }
+
+const chunkSize = 256 << 10
+
+// connect dials, secures and binds, all within the provider's timeout.
+func (p *Provider) connect(ctx context.Context, e endpoint, maxMessage int) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	raw, err := p.dial(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	if p.StartTLS && !e.tls && e.network != "unix" {
+		t, err := p.startTLS(ctx, e, raw)
+		if err != nil {
+			raw.Close()
+			return nil, err
+		}
+		raw = t
+	}
+	c := &conn{net: raw, e: e, max: maxMessage, timeout: p.Timeout, lastID: 1, buf: make([]byte, 4096), quit: make(chan struct{})}
+	if err := c.bind(ctx, p); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// close ends the connection and waits for its reader; it may be called twice.
+func (c *conn) close() {
+	c.once.Do(func() { close(c.quit) })
+	c.net.Close()
+	c.reading.Wait()
+}
+
+func (c *conn) bind(ctx context.Context, p *Provider) error {
+	version := integer(tagInteger, 3)
+	var op []byte
+	switch {
+	case p.External:
+		op = tlv(opBindRequest, version, text(""), tlv(0xa3, text("EXTERNAL"), text("")))
+	case p.BindDN != "":
+		pw, err := p.Password()
+		if err != nil {
+			return err
+		}
+		defer clear(pw)
+		if len(pw) == 0 { // RFC 4513 §5.1.2: an unauthenticated bind, which proves nothing
+			return fmt.Errorf("binding to %s as %s: the password is empty", c.e.url, p.BindDN)
+		}
+		op = tlv(opBindRequest, version, text(p.BindDN), tlv(0x80, pw))
+		defer clear(op)
+	default:
+		return nil // anonymous
+	}
+	err := c.exchange(ctx, op, nil, func(m message) (bool, error) {
+		if m.op != opBindResponse {
+			return false, fmt.Errorf("%w: no bind response", errBER)
+		}
+		return true, m.result()
+	})
+	if err == nil {
+		return nil
+	}
+	who := p.BindDN
+	if p.External {
+		who = "this user (SASL EXTERNAL)"
+	}
+	if IsCode(err, ldap.LDAPResultInvalidCredentials) {
+		return fmt.Errorf("binding to %s as %s: %w; correct the bind DN or its password file", c.e.url, who, err)
+	}
+	return fmt.Errorf("binding to %s as %s: %w", c.e.url, who, err)
+}
+
+// exchange sends one request and gives f what comes back under its id, until f
+// says that it was the last.
+func (c *conn) exchange(ctx context.Context, op, control []byte, f func(message) (done bool, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.net.SetDeadline(time.Unix(1, 0)) })
+	err := c.exchange1(op, control, f)
+	if !stop() {
+		if err == nil {
+			err = context.Cause(ctx) // the deadline is set: the connection is of no more use
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("%s does not answer within %s", c.e.url, c.timeout)
+		}
+	}
+	return err
+}
+
+func (c *conn) exchange1(op, control []byte, f func(message) (bool, error)) error {
+	c.lastID++
+	req := request(c.lastID, op)
+	if control != nil {
+		req = request(c.lastID, op, control)
+	}
+	defer clear(req) // it may hold a password
+	if _, err := c.net.Write(req); err != nil {
+		return fmt.Errorf("writing to %s: %w", c.e.url, err)
+	}
+	for {
+		b, err := c.message()
+		if err != nil {
+			return err
+		}
+		m, err := parseMessage(b)
+		if err != nil {
+			return err
+		}
+		if m.id == 0 {
+			return disconnected(m)
+		}
+		if m.id != c.lastID {
+			continue
+		}
+		if done, err := f(m); done || err != nil {
+			return err
+		}
+	}
+}
+
+// message reads the next message, valid until the call after.
+func (c *conn) message() ([]byte, error) {
+	for {
+		n, err := frame(c.buf[c.start:c.end], c.max)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 && n <= c.end-c.start {
+			b := c.buf[c.start : c.start+n]
+			c.start += n
+			return b, nil
+		}
+		c.makeRoom(n)
+		if err := c.fill(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// makeRoom sees that there is room to read into, and grows the buffer only
+// once what it has is full: a false length costs nothing.
+func (c *conn) makeRoom(need int) {
+	if c.start > 0 {
+		copy(c.buf, c.buf[c.start:c.end])
+		c.end -= c.start
+		c.start = 0
+	}
+	if c.end == len(c.buf) {
+		grown := make([]byte, min(max(2*len(c.buf), 4096), max(need, 2*chunkSize)))
+		if len(grown) <= len(c.buf) {
+			grown = make([]byte, 2*len(c.buf))
+		}
+		copy(grown, c.buf[:c.end])
+		c.buf = grown
+	}
+}
+
+func (c *conn) fill() error {
+	n, err := c.net.Read(c.buf[c.end:])
+	if n > 0 {
+		c.end += n
+		c.lastRead.Store(time.Now().UnixNano())
+		return nil
+	}
+	if err == io.EOF || err == nil {
+		return fmt.Errorf("%s closed the connection", c.e.url)
+	}
+	return fmt.Errorf("reading from %s: %w", c.e.url, err)
+}
+
+// disconnected is a Notice of Disconnection (RFC 4511 §4.4.1) as an error.
+func disconnected(m message) error {
+	err := m.result()
+	if err == nil {
+		err = errors.New("no reason given")
+	}
+	return fmt.Errorf("the server ends the connection: %w", err)
+}
+
+// stream starts the goroutine that reads messages; chunks is closed when the
+// connection ends, readErr says why. Buffers come back through free.
+func (c *conn) stream(chunks chan<- chunk, free <-chan []byte) {
+	c.reading.Add(1)
+	go func() {
+		defer c.reading.Done()
+		defer close(chunks)
+		c.readErr = c.readOn(chunks, free)
+	}()
+}
+
+func (c *conn) readOn(chunks chan<- chunk, free <-chan []byte) error {
+	for {
+		// How many bytes are whole messages?
+		whole, need := c.start, 0
+		for {
+			n, err := frame(c.buf[whole:c.end], c.max)
+			if err != nil {
+				return err
+			}
+			if n == 0 || n > c.end-whole {
+				need = n
+				break
+			}
+			whole += n
+		}
+		if whole > c.start {
+			var next []byte
+			select {
+			case next = <-free:
+			default:
+			}
+			if rest := c.end - whole; len(next) < rest || len(next) < chunkSize {
+				next = make([]byte, max(chunkSize, rest))
+			}
+			rest := copy(next, c.buf[whole:c.end])
+			select {
+			case chunks <- chunk{c.buf[c.start:whole], c.buf}:
+			case <-c.quit:
+				return net.ErrClosed
+			}
+			c.buf, c.start, c.end = next, 0, rest
+		}
+		c.makeRoom(need)
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// send writes a request that is answered in the stream, and returns its id.
+func (c *conn) send(op []byte, controls ...[]byte) (id int, err error) {
+	c.lastID++
+	c.net.SetWriteDeadline(time.Now().Add(c.timeout))
+	if _, err := c.net.Write(request(c.lastID, op, controls...)); err != nil {
+		return 0, fmt.Errorf("writing to %s: %w", c.e.url, err)
+	}
+	return c.lastID, nil
+}
+
+// searchOp is a SearchRequest (RFC 4511 §4.5.1); filter is in BER.
+func searchOp(base string, scope int, filter []byte, attrs []string) []byte {
+	var names []byte
+	for _, a := range attrs {
+		names = append(names, text(a)...)
+	}
+	return tlv(opSearchRequest, text(base), integer(tagEnumerated, scope), integer(tagEnumerated, 0),
+		integer(tagInteger, 0), integer(tagInteger, 0), boolean(false), filter, tlv(tagSequence, names))
+}
+
+var presentFilter = tlv(0x87, []byte("objectClass")) // (objectClass=*)
+
+// readBase reads one attribute of one entry.
+func (c *conn) readBase(ctx context.Context, dn string, attrs ...string) (map[string][]string, error) {
+	out := map[string][]string{}
+	err := c.exchange(ctx, searchOp(dn, 0, presentFilter, attrs), nil, func(m message) (bool, error) {
+		switch m.op {
+		case opSearchEntry:
+			return false, stringValues(m.body, out)
+		case opSearchDone:
+			return true, m.result()
+		}
+		return false, nil
+	})
+	return out, err
+}
+
+// stringValues reads a SearchResultEntry's attributes into out.
+func stringValues(body ber, out map[string][]string) error {
+	if _, err := body.expect(tagOctetString); err != nil {
+		return err
+	}
+	list, err := body.expect(tagSequence)
+	if err != nil {
+		return err
+	}
+	for len(list) > 0 {
+		a, err := list.expect(tagSequence)
+		if err != nil {
+			return err
+		}
+		name, err := a.expect(tagOctetString)
+		if err != nil {
+			return err
+		}
+		vals, err := a.expect(tagSet)
+		if err != nil {
+			return err
+		}
+		for len(vals) > 0 {
+			v, err := vals.expect(tagOctetString)
+			if err != nil {
+				return err
+			}
+			out[string(name)] = append(out[string(name)], string(v))
+		}
+	}
+	return nil
+}
+
+// suffixOf finds the naming context that base is in, and whether the server
+// speaks RFC 4533.
+func (c *conn) suffixOf(ctx context.Context, base broker.DN) (suffix string, err error) {
+	root, err := c.readBase(ctx, "", "namingContexts", "supportedControl")
+	if err != nil {
+		return "", fmt.Errorf("reading the root entry of %s: %w", c.e.url, err)
+	}
+	known := false
+	for _, oid := range root["supportedControl"] {
+		known = known || oid == oidSyncRequest
+	}
+	if len(root["supportedControl"]) > 0 && !known {
+		return "", fmt.Errorf("%s does not offer content synchronization (RFC 4533); add the overlay syncprov to its database", c.e.url)
+	}
+	for _, n := range root["namingContexts"] {
+		dn, err := NormalizeDN(n)
+		if err == nil && dn != "" && within(string(base), string(dn)) && len(n) > len(suffix) {
+			suffix = n
+		}
+	}
+	return suffix, nil
+}
