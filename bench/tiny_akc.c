@@ -10,7 +10,7 @@
  * Build it static, so that no dynamic linking is measured:
  *     cc -O2 -static -s -o tiny_akc tiny_akc.c
  * Use: tiny_akc SOCKET USER [FINGERPRINT [TYPE [KEY]]], arguments that need
- * no percent-encoding. (The build line above keeps the go command away.)
+ * no percent-encoding.
  */
 #include <stdio.h>
 #include <stdlib.h>
