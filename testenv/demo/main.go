@@ -2,9 +2,9 @@
 // realm, two hosts with unmodified sshd and a client, each in namespaces of the
 // kernel. It leaves the world running; nothing on the machine is changed.
 //
-//	demo           makes the world, tells the story, exits 0 if all went well
+//	demo up                      makes the world, tells the story, exits 0 if all went well
 //	demo enter HOST [COMMAND…]   runs a command (default: a shell) on a host of it
-//	demo stop      removes every trace of it
+//	demo down                    removes every trace of it
 //
 // It needs root. `make demo` builds it, installs what it needs and starts it.
 package main
@@ -44,16 +44,16 @@ func run(args []string) (code int, err error) {
 		return 2, errors.New("this needs root: say make demo, which uses sudo")
 	}
 	switch {
-	case len(args) == 0:
+	case len(args) == 1 && args[0] == "up":
 		return show()
-	case args[0] == "stop" && len(args) == 1:
+	case len(args) == 1 && args[0] == "down":
 		return 0, testenv.StopHolder(stateDir)
-	case args[0] == "enter" && len(args) > 1:
+	case len(args) > 1 && args[0] == "enter":
 		return enter(args[1], args[2:])
-	case args[0] == "world" && len(args) == 1 && testenv.Inside():
+	case len(args) == 1 && args[0] == "world" && testenv.Inside():
 		return world()
 	}
-	return 2, errors.New("usage: demo | demo enter HOST [COMMAND…] | demo stop")
+	return 2, errors.New("usage: demo up | demo enter HOST [COMMAND…] | demo down")
 }
 
 // show starts the world and passes its story on until its last word.
