@@ -180,7 +180,6 @@ func (c *child) once(ctx context.Context, again bool, ready func()) (wasReady bo
 // are left alone as long as they live.
 func (c *child) wait(ctx context.Context, limited bool) error {
 	started := time.Now()
-	pause := 5 * time.Millisecond
 	for {
 		err := c.probe(ctx)
 		if err == nil {
@@ -189,12 +188,15 @@ func (c *child) wait(ctx context.Context, limited bool) error {
 		if limited && time.Since(started) > startLimit {
 			return err
 		}
+		pause := 10 * time.Millisecond
+		if time.Since(started) > 2*time.Second {
+			pause = time.Second / 4
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, time.Second/4)
 	}
 }
 
@@ -232,6 +234,12 @@ func (c *child) failure(err error) error { return explain(err, &c.output, c.hint
 // explain adds what a program last said, and what may help.
 func explain(err error, output *tail, hint string) error {
 	var b strings.Builder
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGBUS {
+			b.WriteString(" (a mapped file could not grow: is there no space left on the disk?)")
+		}
+	}
 	if lines := output.lines(); len(lines) > 0 {
 		b.WriteString("; it said:\n  " + strings.Join(lines, "\n  "))
 	}
