@@ -1,0 +1,327 @@
+package userdb
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/broker"
+)
+
+const getInfo = `{"method":"org.varlink.service.GetInfo"}` + "\x00"
+
+// TestNoCall: what is no call ends the connection at once, and nothing else.
+func TestNoCall(t *testing.T) {
+	ts := start(t, testDirectory(t, nil), nil)
+	other := dial(t, ts)
+	for name, msg := range map[string]string{
+		"empty":         "\x00",
+		"garbage":       "GET / HTTP/1.0\r\n\r\n\x00",
+		"a list":        "[]\x00",
+		"no method":     "{}\x00",
+		"odd method":    `{"method":["a.b"]}` + "\x00",
+		"no dot":        `{"method":"GetInfo"}` + "\x00",
+		"two values":    `{"method":"a.b"}{"method":"a.b"}` + "\x00",
+		"odd params":    `{"method":"a.b","parameters":[]}` + "\x00",
+		"odd flag":      `{"method":"a.b","more":"yes"}` + "\x00",
+		"not UTF-8":     "{\"method\":\"a.b\xff\"}\x00",
+		"too deep":      `{"method":"a.b","parameters":{"x":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + "}}\x00",
+		"much too deep": strings.Repeat("[", 60000) + "\x00",
+		"too long":      `{"method":"a.b","x":"` + strings.Repeat("x", maxMessage) + `"}` + "\x00",
+		"endless":       strings.Repeat("x", maxMessage+1),
+		"random":        random(5000) + "\x00",
+	} {
+		c := dial(t, ts)
+		begin := time.Now()
+		c.Write([]byte(msg)) // it may hang up in between
+		if said := c.eof(t); said != "" {
+			t.Errorf("%s: it says %q", name, said)
+		}
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("%s: it took %s to hang up", name, d)
+		}
+	}
+	other.send(t, getInfo)
+	if got := other.next(t); !strings.Contains(got, "sekishod") {
+		t.Error(got)
+	}
+	if got := ts.Stats(); got.Malformed != 15 {
+		t.Errorf("%+v, want 15 malformed", got)
+	}
+	// The longest message there may be is answered.
+	c := dial(t, ts)
+	long := `{"method":"a.b","x":""}`
+	c.send(t, strings.Replace(long, `""`, `"`+strings.Repeat("x", maxMessage-len(long))+`"`, 1)+"\x00")
+	if got := c.next(t); !strings.Contains(got, "MethodNotFound") {
+		t.Error(got)
+	}
+}
+
+func random(n int) string {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(1 + r.IntN(255))
+	}
+	return string(b)
+}
+
+// TestSilence: who says nothing, or half of something, is hung up on.
+func TestSilence(t *testing.T) {
+	ts := start(t, testDirectory(t, nil), func(c *Config) { c.Idle, c.Request = 300*time.Millisecond, 100*time.Millisecond })
+	for _, said := range []string{"", `{"method":"org.var`, getInfo + `{"method`} {
+		c := dial(t, ts)
+		begin := time.Now()
+		c.send(t, said)
+		c.eof(t)
+		if d := time.Since(begin); d < 80*time.Millisecond || d > 3*time.Second {
+			t.Errorf("after %q it hung up in %s", said, d)
+		}
+	}
+	// A byte at a time does not gain time: the call as a whole has its limit.
+	c := dial(t, ts)
+	begin := time.Now()
+	for _, b := range []byte(getInfo) {
+		if _, err := c.Write([]byte{b}); err != nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if said := c.eof(t); said != "" || time.Since(begin) > 5*time.Second {
+		t.Errorf("drop by drop: %q in %s", said, time.Since(begin))
+	}
+	// Who does not take his answers is hung up on too.
+	ts2 := start(t, testDirectory(t, nil), func(c *Config) { c.Request = 100 * time.Millisecond })
+	c = dial(t, ts2)
+	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	for {
+		if _, err := c.Write([]byte(strings.Repeat(getInfo, 100))); err != nil {
+			break
+		}
+	}
+	waitOpen(t, ts2, 0)
+}
+
+func waitOpen(t *testing.T, ts *testServer, n int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ts.Stats().Open != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are open, want %d", ts.Stats().Open, n)
+		}
+	}
+}
+
+// TestTwoThousand: two thousand at once, among as many that say nothing, are
+// all answered; and those that are too many are told so at once.
+func TestTwoThousand(t *testing.T) {
+	const n = 2000
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		t.Fatal(err)
+	}
+	if lim.Cur < 3*n+100 { // both ends are in this process
+		t.Fatalf("only %d files may be open here: raise the limit (ulimit -n)", lim.Cur)
+	}
+	ts := start(t, testDirectory(t, nil), func(c *Config) { c.MaxConns = 6 * n })
+	ask := fmt.Sprintf(`{"method":"%s.GetUserRecord","parameters":{"uid":20001,"service":"%s"}}`, userDatabase, Service) + "\x00"
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var slowest time.Duration
+	conns := make([]*client, n)
+	for i := range conns {
+		conns[i] = dial(t, ts)
+	}
+	for _, c := range conns {
+		all.Go(func() {
+			begin := time.Now()
+			c.send(t, ask)
+			if s, err := c.r.ReadString(0); err != nil || !strings.Contains(s, `"alice"`) {
+				t.Errorf("%q, %v", s, err)
+			}
+			mu.Lock()
+			slowest = max(slowest, time.Since(begin))
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	t.Logf("%d at once: the slowest was answered in %s", n, slowest)
+
+	few := start(t, testDirectory(t, nil), func(c *Config) { c.MaxConns = 40 })
+	room := 40
+	if os.Getuid() != 0 {
+		room = 10
+	}
+	for range room {
+		dial(t, few)
+	}
+	waitOpen(t, few, room)
+	for range 20 {
+		c := dial(t, few)
+		begin := time.Now()
+		c.Write([]byte(ask))
+		if got := c.next(t); errorOf(t, got) != "ServiceNotAvailable" || time.Since(begin) > time.Second {
+			t.Errorf("one too many: %s in %s", got, time.Since(begin))
+		}
+	}
+	if s := few.Stats(); s.Busy != 20 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestGate: one user cannot take the others' room, nor all of them root's.
+func TestGate(t *testing.T) {
+	g := gate{max: 40, conns: map[*conn]struct{}{}, byUID: map[uint32]int{}}
+	enter := func(uid uint32) (n int, last *conn) {
+		for {
+			c := &conn{uid: uid}
+			if !g.enter(c) {
+				return n, last
+			}
+			n, last = n+1, c
+		}
+	}
+	for i, want := range []int{10, 10, 0} {
+		if n, _ := enter(uint32(1000 + i)); n != want {
+			t.Errorf("user %d got %d, want %d", i, n, want)
+		}
+	}
+	if n, _ := enter(0); n != 20 {
+		t.Errorf("root got %d", n)
+	}
+}
+
+// TestBind: a bound socket refuses at once, takes a dead one's place, and
+// leaves a live one alone.
+func TestBind(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "deep", "er", Service)
+	refused := func(what string) {
+		t.Helper()
+		begin := time.Now()
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			c.Close()
+			t.Errorf("%s: somebody answers", what)
+		}
+		if d := time.Since(begin); d > time.Second {
+			t.Errorf("%s: refused after %s", what, d)
+		}
+	}
+	f, err := Bind(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o666 {
+		t.Errorf("%v, %v", st, err)
+	}
+	refused("bound")
+	f.Close()
+	refused("closed")
+	if f, err = Bind(path); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := Listen(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Bind(path); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("a live socket: %v", err)
+	}
+	l.Close()
+}
+
+// TestStop: Serve ends although connections are open, and the answer that is
+// under way gets out.
+func TestStop(t *testing.T) {
+	ts := start(t, testDirectory(t, nil), nil)
+	for range 10 {
+		c := dial(t, ts)
+		c.send(t, getInfo)
+		c.next(t)
+	}
+	dial(t, ts)
+	begin := time.Now()
+	ts.stop()
+	if d := time.Since(begin); d > 2*time.Second {
+		t.Errorf("stopping took %s", d)
+	}
+	if s := ts.Stats(); s.Open != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestManyGroups: a user who is in 5,000 groups, and a group of 50,000 with and
+// without a limit that takes it.
+func TestManyGroups(t *testing.T) {
+	const groups, members = 5000, 50_000
+	snap := testDirectory(t, func(e *broker.Edit) {
+		for i := range groups {
+			e.PutGroup(broker.Group{ID: broker.EntryID{9, byte(i >> 8), byte(i)}, DN: broker.DN(fmt.Sprintf("cn=g%d", i)),
+				Name: broker.GroupName(fmt.Sprintf("g%d", i)), GID: uint32(100_000 + i), Members: []broker.DN{dn("uid", "alice")}})
+		}
+		big := broker.Group{ID: broker.EntryID{8}, DN: "cn=big", Name: "big", GID: 99_999}
+		for i := range members {
+			u := testUser(i+1000, fmt.Sprintf("m%d", i))
+			u.ID = broker.EntryID{7, byte(i >> 16), byte(i >> 8), byte(i)}
+			u.UID = uint32(200_000 + i)
+			e.PutUser(u)
+			big.Members = append(big.Members, u.DN)
+		}
+		e.PutGroup(big)
+	})
+	ts := start(t, snap, func(c *Config) { c.Members = members })
+	c := dial(t, ts)
+	begin := time.Now()
+	if got := c.ask(t, "GetMemberships", `"userName":"alice"`); len(got) != groups+3 {
+		t.Errorf("%d groups", len(got))
+	}
+	t.Logf("%d groups of one user: %s", groups, time.Since(begin))
+	begin = time.Now()
+	if got := c.ask(t, "GetMemberships", `"groupName":"big"`); len(got) != members {
+		t.Errorf("%d members", len(got))
+	}
+	t.Logf("%d members of one group: %s", members, time.Since(begin))
+	less := start(t, snap, func(c *Config) { c.Members = members - 1 })
+	if got := dial(t, less).ask(t, "GetMemberships", `"groupName":"big"`); errorOf(t, got[0]) != "NoRecordFound" {
+		t.Errorf("%d members of a group that is too large", len(got))
+	}
+}
+
+func FuzzCall(f *testing.F) {
+	for _, s := range []string{strings.TrimSuffix(getInfo, "\x00"),
+		`{"method":"io.systemd.UserDatabase.GetUserRecord","parameters":{"userName":"alice","uid":20001,"service":"io.sekisho.Directory"},"more":false}`,
+		`{"method":"io.systemd.UserDatabase.GetMemberships","parameters":{"groupName":"ops","userName":null,"service":"io.sekisho.Directory"},"more":true,"oneway":false,"upgrade":false}`,
+		`{"method":"a.b","parameters":{"x":"\"[{","y":[[{}]]}}`, `{"Method":"a.b","method":"c.d"}`} {
+		f.Add([]byte(s), uint32(20001))
+	}
+	ts := start(f, testDirectory(f, nil), func(c *Config) { c.Keys, c.Members = true, 100 })
+	f.Fuzz(func(t *testing.T, msg []byte, uid uint32) {
+		c, err := parseCall(msg)
+		if err != nil {
+			if c.method != "" || c.params != nil {
+				t.Fatalf("a call beside the error %v: %+v", err, c)
+			}
+			return
+		}
+		if d := depth(msg); d > maxDepth {
+			t.Fatalf("depth %d was let in", d)
+		}
+		out := ts.as(t, uid, string(msg))
+		for line := range strings.SplitSeq(strings.TrimSuffix(out, "\n"), "\n") {
+			errorOf(t, line) // is JSON
+		}
+		if strings.Contains(out, "AAAA") && uid != 0 && uid != 20001 {
+			t.Fatalf("uid %d reads alice's keys: %s", uid, out)
+		}
+		if strings.Contains(out, `"record"`) && !strings.Contains(string(msg), "io.s") && !strings.Contains(string(msg), `\u`) {
+			t.Fatalf("an answer without our service's name: %s", msg)
+		}
+	})
+}
