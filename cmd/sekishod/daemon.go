@@ -36,6 +36,7 @@ type daemon struct {
 	broker *broker.Broker
 	local  *local.Server
 	socket *net.UnixListener
+	users  *usersDoor // nil when switched off
 }
 
 // build makes all parts and starts none but the realm's preparation.
@@ -61,6 +62,9 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now}); err != nil {
+		return nil, err
+	}
+	if err := d.buildUserDB(in); err != nil {
 		return nil, err
 	}
 	if err := d.buildLocal(); err != nil {
@@ -205,6 +209,9 @@ func (d *daemon) run(told context.Context) error {
 	}
 	follower.do("sync", fail, d.sync.Run)
 	doors.do("local", fail, func(ctx context.Context) error { return d.local.Serve(ctx, d.socket) })
+	if d.users != nil {
+		doors.do("userdb", fail, func(ctx context.Context) error { return d.users.serve(ctx, d) })
+	}
 	doors.all.Go(func() { d.watch(doors.ctx) })
 
 	<-ctx.Done()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sekisho/sekisho/cmd/internal/accounts"
 	"github.com/sekisho/sekisho/cmd/internal/config"
+	"github.com/sekisho/sekisho/door/userdb"
 )
 
 // sekishod has two stages. Started by root, the first one does what only root
@@ -56,11 +57,12 @@ func becomeService(c config.Config) error {
 	}
 	var hand []string
 	if c.UserDB.Enabled {
-		fd, err := bindUserDB()
+		f, err := userdb.Bind(userdb.SocketPath)
 		if err != nil {
 			return err
 		}
-		hand = append(hand, fmt.Sprintf("%s=%d", fdUserDB, fd))
+		defer f.Close() // keeps it open until execve
+		hand = append(hand, fmt.Sprintf("%s=%d", fdUserDB, f.Fd()))
 	}
 	if c.Directory.PasswordFile != "" {
 		secret, err := config.ReadSecret(c.Directory.PasswordFile)

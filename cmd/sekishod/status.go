@@ -76,6 +76,7 @@ func (d *daemon) passwdVerb() local.Verb {
 			user := r.Get(wire.FieldUser)
 			err := d.realm.ChangePassword(ctx, user, r.Get(report.FieldOld), r.Get(report.FieldNew))
 			e := d.log.WithField("user", user).WithField("uid", c.UID)
+			var refused *realm.PasswordRefused
 			switch {
 			case err == nil:
 				e.Info("password changed")
@@ -83,6 +84,8 @@ func (d *daemon) passwdVerb() local.Verb {
 			case errors.Is(err, realm.ErrWrongPassword):
 				e.Warn("password change refused: wrong password or account locked")
 				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked"}
+			case errors.As(err, &refused):
+				return wire.Answer{Outcome: wire.No, Reason: "password-refused", Text: clip(refused.Error())}
 			}
 			e.WithError(err).Warn("password not changed")
 			return wire.Answer{Reason: "password", Text: err.Error()}

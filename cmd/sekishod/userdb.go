@@ -1,44 +1,65 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"os"
-	"path/filepath"
+	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"github.com/sekisho/sekisho/door/userdb"
 )
 
-// userDBSocket is where libnss-systemd looks for us
-// (https://systemd.io/USER_GROUP_API): a service's socket has its name.
-const userDBSocket = "/run/systemd/userdb/io.sekisho.Directory"
-
-// bindUserDB makes the users door's socket, which does not listen yet: until
-// there is a snapshot, a caller is refused at once instead of kept waiting. It
-// takes the place of the socket of a sekishod that was killed.
-func bindUserDB() (int, error) {
-	if err := os.MkdirAll(filepath.Dir(userDBSocket), 0o755); err != nil {
-		return 0, err
-	}
-	fresh := userDBSocket + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return 0, err
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return 0, fmt.Errorf("making the users door's socket: %w", err)
-	}
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: fresh}); err == nil {
-		err = os.Chmod(fresh, 0o666)
-	}
-	if err == nil {
-		err = os.Rename(fresh, userDBSocket)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return 0, fmt.Errorf("making the users door's socket: %w", err)
-	}
-	return fd, nil
+// usersDoor is the users door and its socket, which listens only once there is
+// a snapshot: until then a caller is refused at once instead of kept waiting.
+type usersDoor struct {
+	server *userdb.Server
+	bound  *os.File
+	on     atomic.Bool
 }
 
-func (d *daemon) userDBState() string { return "off" }
+// buildUserDB takes over the socket that the first stage made, or makes it.
+func (d *daemon) buildUserDB(in inherited) error {
+	c := d.cfg.UserDB
+	if !c.Enabled {
+		return nil
+	}
+	f := in[fdUserDB]
+	if f == nil {
+		var err error
+		if f, err = userdb.Bind(userdb.SocketPath); err != nil {
+			return fmt.Errorf("%w: start sekishod as root, or set userdb.enabled = false", err)
+		}
+	}
+	s, err := userdb.New(userdb.Config{View: d.sync.View, Now: d.now, Min: c.UIDMin, Max: c.UIDMax,
+		Log: d.log.WithField("part", "userdb")})
+	if err != nil {
+		return err
+	}
+	d.users = &usersDoor{server: s, bound: f}
+	return nil
+}
+
+// serve waits for a snapshot, and then answers.
+func (u *usersDoor) serve(ctx context.Context, d *daemon) error {
+	defer u.bound.Close()
+	if _, err := d.sync.Wait(ctx, 0); err != nil {
+		return nil // ctx has ended
+	}
+	l, err := userdb.Listen(u.bound)
+	if err != nil {
+		return err
+	}
+	u.on.Store(true)
+	return u.server.Serve(ctx, l)
+}
+
+// userDBState is the word for it in a status.
+func (d *daemon) userDBState() string {
+	switch {
+	case d.users == nil:
+		return "off"
+	case d.users.on.Load():
+		return "on"
+	}
+	return "waiting for a first snapshot"
+}

@@ -452,3 +452,13 @@ func number(e *ldap.Entry, attr string) uint32 {
 	}
 	return uint32(n)
 }
+
+// UserByNumber is the name of a user with that uid number; empty for none.
+func (d *Directory) UserByNumber(ctx context.Context, uid uint32) (string, error) {
+	k := d.users()
+	es, err := d.search(ctx, k.base, fmt.Sprintf("(%s=%d)", d.c.Schema.UserUID, uid), 0, k.attr)
+	if err != nil || len(es) == 0 {
+		return "", err
+	}
+	return es[0].GetAttributeValue(k.attr), nil
+}

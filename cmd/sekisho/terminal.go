@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// maxSecret is the longest password that is read, in bytes.
+const maxSecret = 1024
+
+// askSecret asks at the terminal, whatever standard input is.
+func (a *app) askSecret(prompt string) (string, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return "", usagef("there is no terminal to ask for a password: give it by a file or standard input (see --help)")
+	}
+	defer tty.Close()
+	fmt.Fprint(tty, prompt)
+	b, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(tty)
+	if err != nil {
+		return "", fmt.Errorf("reading a password: %w", err)
+	}
+	if len(b) > maxSecret {
+		return "", usagef("a password has at most %d bytes", maxSecret)
+	}
+	return string(b), nil
+}
+
+// askNewSecret asks twice.
+func (a *app) askNewSecret(who string) (string, error) {
+	for range 3 {
+		one, err := a.askSecret("New password of " + who + ": ")
+		if err != nil {
+			return "", err
+		}
+		two, err := a.askSecret("Once more: ")
+		if err != nil {
+			return "", err
+		}
+		if one == two {
+			return one, nil
+		}
+		fmt.Fprintln(a.err, "The two differ.")
+	}
+	return "", usagef("no password was set")
+}
+
+// secretFromStdin reads one line of standard input, and leaves the rest there.
+func (a *app) secretFromStdin() (string, error) {
+	var line []byte
+	for b := make([]byte, 1); len(line) <= maxSecret; {
+		n, err := a.in.Read(b)
+		if n == 1 {
+			if b[0] == '\n' {
+				break
+			}
+			line = append(line, b[0])
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("reading a password: %w", err)
+		}
+	}
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) == 0 || len(line) > maxSecret {
+		return "", usagef("standard input holds no password: its first line must have 1 to %d bytes", maxSecret)
+	}
+	return string(line), nil
+}
+
+// interactive tells whether somebody sits there.
+func (a *app) interactive() bool { return term.IsTerminal(int(a.in.Fd())) }
+
+// confirm asks before something is lost; without a terminal --yes must say so.
+func (a *app) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !a.interactive() {
+		return usagef("nobody is there to ask: say --yes")
+	}
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	line, err := bufio.NewReader(a.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	if s := strings.ToLower(strings.TrimSpace(line)); s != "y" && s != "yes" {
+		return refusedError{errors.New("nothing was done")}
+	}
+	return nil
+}
+
+// clean makes a text from the directory harmless for a terminal.
+func clean(s string) string {
+	bad := func(r rune) bool { return !unicode.IsPrint(r) }
+	if strings.IndexFunc(s, bad) < 0 {
+		return s
+	}
+	q := strconv.QuoteToGraphic(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+}
+
+// say prints one line for people; nothing with --json.
+func (a *app) say(format string, args ...any) {
+	if !a.json {
+		fmt.Fprintln(a.out, clean(fmt.Sprintf(format, args...)))
+	}
+}
+
+// printJSON prints a document for programs.
+func (a *app) printJSON(doc any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(doc)
+}
+
+// table prints rows under a heading, aligned.
+func (a *app) table(head []string, rows [][]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{head}, rows...) {
+		cells := make([]string, len(row))
+		for i, c := range row {
+			cells[i] = clean(c)
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t ")); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+// card prints the fields of one thing, leaving out what is empty.
+func (a *app) card(fields [][2]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, f := range fields {
+		if f[1] != "" {
+			fmt.Fprintf(w, "%s\t%s\n", f[0], clean(f[1]))
+		}
+	}
+	return w.Flush()
+}
+
+func list(s []string) string { return strings.Join(s, ", ") }
+
+// count is "1 key", "2 keys".
+func count(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
