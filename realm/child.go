@@ -24,7 +24,8 @@ const (
 	lastBackoff  = 30 * time.Second
 	steadyAfter  = 30 * time.Second // a child that ran so long starts the back-off anew
 	startLimit   = 30 * time.Second // for a first start to get ready
-	stopLimit    = 10 * time.Second // between SIGTERM and SIGKILL
+	stopLimit    = 10 * time.Second // between the first SIGTERM and SIGKILL
+	stopAgain    = time.Second / 2  // between one SIGTERM and the next
 	keptLines    = 12               // of a child's output, for errors
 )
 
@@ -201,21 +202,25 @@ func (c *child) wait(ctx context.Context, limited bool) error {
 }
 
 // stopper ends the child when ctx does: SIGTERM, and SIGKILL when that is not
-// enough.
+// enough. SIGTERM is sent again and again, for slapd loses one that comes while it
+// starts.
 func (c *child) stopper(ctx context.Context, p *os.Process, gone <-chan struct{}) {
 	select {
 	case <-gone:
 		return
 	case <-ctx.Done():
 	}
-	p.Signal(unix.SIGTERM)
-	p.Signal(unix.SIGCONT) // a stopped one would not hear it
-	select {
-	case <-gone:
-	case <-time.After(stopLimit):
-		c.log.Warn("did not stop: killing it")
-		p.Kill()
+	for range stopLimit / stopAgain {
+		p.Signal(unix.SIGTERM)
+		p.Signal(unix.SIGCONT) // a stopped one would not hear it
+		select {
+		case <-gone:
+			return
+		case <-time.After(stopAgain):
+		}
 	}
+	c.log.Warn("did not stop: killing it")
+	p.Kill()
 }
 
 // restart asks the running child to end and has it started again at once.

@@ -52,15 +52,17 @@ func stopLeftover(ctx context.Context, pidFile, exe, mark string) error {
 	if !ours {
 		return os.Remove(pidFile)
 	}
-	for _, s := range []struct {
-		sig  unix.Signal
-		wait time.Duration
-	}{{unix.SIGTERM, stopLimit}, {unix.SIGKILL, stopLimit}} {
-		if err := unix.PidfdSendSignal(fd, s.sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("stopping %s of an earlier run (process %d): %w", filepath.Base(exe), pid, err)
+	for n := range stopLimit/stopAgain + 2 {
+		sig := unix.SIGTERM
+		if n >= stopLimit/stopAgain {
+			sig = unix.SIGKILL
 		}
-		unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
-		gone, err := pollGone(ctx, fd, s.wait)
+		for _, s := range []unix.Signal{sig, unix.SIGCONT} {
+			if err := unix.PidfdSendSignal(fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("stopping %s of an earlier run (process %d): %w", filepath.Base(exe), pid, err)
+			}
+		}
+		gone, err := pollGone(ctx, fd, stopAgain)
 		if err != nil {
 			return err
 		}

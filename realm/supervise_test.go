@@ -466,3 +466,27 @@ func TestKilledInFirstStart(t *testing.T) {
 		t.Errorf("%d of 25 kills came after the realm was made: the instants are badly chosen", whole)
 	}
 }
+
+// TestStopWhileStarting: the servers end quickly however early they are told to.
+func TestStopWhileStarting(t *testing.T) {
+	c := testConfig(t)
+	for n := range 16 {
+		r, err := realm.Open(within(t, time.Minute), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- r.Run(context.Background()) }()
+		time.Sleep(time.Duration(n) * 12 * time.Millisecond)
+		began := time.Now()
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("told after %d ms, ended after %v", n*12, took)
+		}
+		if err := <-done; err != nil && !strings.Contains(err.Error(), "closed") {
+			t.Errorf("told after %d ms: %v", n*12, err)
+		}
+	}
+}
