@@ -32,6 +32,13 @@
 // systemd's range for containers (524288 to 1879048191) is not refused: FreeIPA
 // and sssd give numbers there. Config.Max can shut it out.
 //
+// # Local groups and a service that hangs
+//
+// Lookups that /etc/passwd and /etc/group answer never come here, with one
+// exception: the C library puts the groups of a local user other than root
+// together from all services. Where "initgroups: files [SUCCESS=return]
+// systemd" stands in nsswitch.conf it stops at the files when they name him.
+//
 // # Could not find out
 //
 // Without a snapshot, with one that is too old, and when the local files

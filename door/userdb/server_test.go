@@ -426,7 +426,9 @@ func TestCleaned(t *testing.T) {
 		t.Error(got)
 	}
 	var r struct {
-		Parameters struct{ Record struct{ RealName, HomeDirectory string } }
+		Parameters struct {
+			Record struct{ RealName, HomeDirectory string }
+		}
 	}
 	if err := json.Unmarshal([]byte(c.ask(t, "GetUserRecord", `"userName":"tidy"`)[0]), &r); err != nil || r.Parameters.Record.RealName != v.Gecos || r.Parameters.Record.HomeDirectory != "/home/tidy" {
 		t.Errorf("%+v, %v", r, err)
