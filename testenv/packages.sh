@@ -14,7 +14,7 @@ set -eu
 
 BASE="
  slapd slapd-contrib ldap-utils libsasl2-modules libsasl2-modules-gssapi-mit
- krb5-kdc krb5-kdc-ldap krb5-otp krb5-pkinit krb5-user
+ krb5-kdc krb5-kdc-ldap krb5-admin-server krb5-otp krb5-pkinit krb5-user
  openssh-server openssh-client libnss-systemd
  iproute2 iputils-ping util-linux procps
  faketime oathtool openssl ca-certificates
