@@ -23,11 +23,11 @@ packages:
 # cannot know that.
 test: packages
 	$(GO) vet ./...
-	$(GO) run ./testenv/gotest -- -count=1 -p 2 -timeout 15m ./...
+	$(GO) run ./testenv/gotest -- -count=1 -p 2 -timeout 10m ./...
 
 # Packages that start goroutines or share memory.
 race: packages
-	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 15m $$(testenv/list.sh race)
+	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 10m $$(testenv/list.sh race)
 
 fuzz: packages
 	@mkdir -p build && testenv/list.sh fuzz >build/fuzz.list
@@ -50,10 +50,10 @@ bench: build
 
 demo: packages build
 	$(GO) build -trimpath -o build/bin/ ./testenv/demo
-	$(SUDO) build/bin/demo
+	$(SUDO) build/bin/demo up
 
 demo-stop:
-	@[ ! -e build/demo ] || { $(GO) build -trimpath -o build/bin/ ./testenv/demo && $(SUDO) build/bin/demo stop; }
+	@[ ! -e build/demo ] || { $(GO) build -trimpath -o build/bin/ ./testenv/demo && $(SUDO) build/bin/demo down; }
 
 clean: demo-stop
 	rm -rf build
