@@ -218,9 +218,10 @@ logins() {
 	refused "somebody unknown is refused at web1" "Permission denied" login -i keys/alice mallory@web1 true
 	refused "why says that no rule lets bob in" "rule" in_broker sekisho why bob keys web1
 	prints "the password of web1 reads no secret attribute" 0 in_broker sh -c \
-		'LDAPTLS_CACERT=/run/sekisho/ca.crt ldapsearch -LLL -x -D cn=web1,ou=services,dc=sekisho,dc=internal -y /srv/web1/password -b dc=sekisho,dc=internal \
-			-H ldaps://broker "(uid=alice)" uid userPassword krbPrincipalKey >/tmp/seen &&
-		grep -q "^uid: alice" /tmp/seen && grep -c -e userPassword -e krbPrincipalKey /tmp/seen || true'
+		'umask 077; tr -d "\n" </srv/web1/password >/tmp/password &&
+		LDAPTLS_CACERT=/run/sekisho/ca.crt ldapsearch -LLL -x -D cn=web1,ou=services,dc=sekisho,dc=internal -y /tmp/password \
+			-b dc=sekisho,dc=internal -H ldaps://broker "(uid=alice)" uid userPassword krbPrincipalKey >/tmp/seen &&
+		grep -q "^uid: alice" /tmp/seen && grep -c -e userPassword -e krbPrincipalKey /tmp/seen; rm -f /tmp/password /tmp/seen'
 }
 
 inside() {
