@@ -110,7 +110,8 @@ func (g *gssInitiator) InitSecContextWithOptions(target string, token []byte, _ 
 	if err := part.Unmarshal(plain); err != nil {
 		return nil, false, fmt.Errorf("reading the server's AP-REP: %w", err)
 	}
-	if !part.CTime.Equal(g.sentAt.CTime) || part.Cusec != g.sentAt.Cusec {
+	// KerberosTime has whole seconds (RFC 4120 §5.2.3); the rest is in cusec.
+	if part.CTime.Unix() != g.sentAt.CTime.Unix() || part.Cusec != g.sentAt.Cusec {
 		return nil, false, errors.New("the server's AP-REP answers another request")
 	}
 	g.chose = part.Subkey
