@@ -111,7 +111,9 @@ func slapdLDIF(c Config, f files, sys system) (string, error) {
 		w("")
 		n++
 	}
-	overlay("syncprov", "olcSyncProvConfig", "olcSpCheckpoint: 1000 10\nolcSpSessionlog: 10000")
+	// The contextCSN is written after each change. Otherwise a slapd that is killed
+	// comes back with an older one, and looks to its followers like a restored backup.
+	overlay("syncprov", "olcSyncProvConfig", "olcSpCheckpoint: 1 1\nolcSpSessionlog: 10000")
 	overlay("memberof", "olcMemberOfConfig", "olcMemberOfGroupOC: groupOfNames\nolcMemberOfMemberAD: member\n"+
 		"olcMemberOfMemberOfAD: memberOf\nolcMemberOfRefInt: TRUE")
 	// A group that loses its last member to a deletion keeps a name that is nobody's,

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -65,17 +63,14 @@ func round(d time.Duration) string {
 	return d.Round(time.Millisecond).String()
 }
 
-// sekisho runs the command as root on the broker's machine.
-func (s *scene) sekisho(args ...string) (string, error) {
-	return output(s.broker.Command(s.ctx, "/usr/local/bin/sekisho", args...), args)
-}
-
-func output(c *testenv.Cmd, args []string) (string, error) {
-	out, err := c.CombinedOutput()
-	if err != nil {
-		return string(out), fmt.Errorf("sekisho %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+// sekisho runs the command as root on the broker's machine; stdin may be empty.
+func (s *scene) sekisho(stdin string, args ...string) error {
+	c := s.broker.Command(s.ctx, "/usr/local/bin/sekisho", args...)
+	c.Stdin = strings.NewReader(stdin)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("sekisho %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
-	return string(out), nil
+	return nil
 }
 
 // login is a real ssh from the client; the error is ssh's own.
@@ -201,16 +196,14 @@ func (s *scene) start(h *testenv.Host) error {
 // join makes a host follow the realm over ldaps, with a service account of its
 // own that reads no secret, and starts its sekishod and sshd.
 func (s *scene) join(h *testenv.Host) error {
-	raw := make([]byte, 24)
-	rand.Read(raw)
-	password := base64.RawURLEncoding.EncodeToString(raw) + "\n"
-	if err := s.broker.WriteFile("/root/"+h.Name+".password", []byte(password), 0o600); err != nil {
+	if err := s.sekisho("", "host", "add", h.Name, "--addr", h.Addr.String(), "--alias", h.FQDN); err != nil {
 		return err
 	}
-	if _, err := s.sekisho("host", "add", h.Name, "--addr", h.Addr.String(), "--alias", h.FQDN); err != nil {
+	if err := s.sekisho("", "service", "add", h.Name, "--secret-file", "/root/"+h.Name+".secret"); err != nil {
 		return err
 	}
-	if _, err := s.sekisho("service", "add", h.Name, "--password-file", "/root/"+h.Name+".password"); err != nil {
+	password, err := s.broker.ReadFile("/root/" + h.Name + ".secret")
+	if err != nil {
 		return err
 	}
 	ca, err := s.broker.ReadFile("/var/lib/sekisho/realm/tls/ca.crt")
@@ -233,8 +226,8 @@ ca_file = "/etc/sekisho/ca.crt"
 	}{
 		{"/etc/sekisho/sekishod.toml", []byte(conf), 0o644},
 		{"/etc/sekisho/ca.crt", ca, 0o644},
-		{"/etc/sekisho/password", []byte(password), 0o600},
-		{"/etc/nsswitch.conf", []byte("passwd: files systemd\ngroup: files systemd\nshadow: files\nhosts: files dns\n"), 0o644},
+		{"/etc/sekisho/password", password, 0o600},
+		{"/etc/nsswitch.conf", []byte("passwd: files systemd\ngroup: files systemd\nshadow: files systemd\nhosts: files dns\n"), 0o644},
 	} {
 		if err := h.WriteFile(f.path, f.data, f.mode); err != nil {
 			return err
