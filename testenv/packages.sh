@@ -16,7 +16,7 @@ BASE="
  slapd slapd-contrib ldap-utils libsasl2-modules libsasl2-modules-gssapi-mit
  krb5-kdc krb5-kdc-ldap krb5-admin-server krb5-otp krb5-pkinit krb5-user
  openssh-server openssh-client libnss-systemd
- iproute2 iputils-ping util-linux procps
+ iproute2 iputils-ping netbase util-linux procps
  faketime oathtool openssl ca-certificates
  git make gcc libc6-dev"
 BENCH="sssd-ldap sssd-common sssd-tools libnss-sss ldap-utils slapd gcc libc6-dev"
