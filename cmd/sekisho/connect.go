@@ -104,6 +104,12 @@ func (a *app) connect(ctx context.Context) (*admin.Directory, *ldapsync.Client, 
 		}
 		return nil, nil, err
 	}
+	if cc.External {
+		if err := mapped(ctx, client); err != nil {
+			client.Close()
+			return nil, nil, err
+		}
+	}
 	schema, err := c.Schema()
 	if err != nil {
 		client.Close()
@@ -118,6 +124,19 @@ func (a *app) connect(ctx context.Context) (*admin.Directory, *ldapsync.Client, 
 		Client: client, Schema: schema, Preset: c.Directory.Schema, Layout: p.layout, Issuer: issuer, Policy: c.Policy(),
 		UIDMin: c.UserDB.UIDMin, UIDMax: c.UserDB.UIDMax, Taken: takenHere(),
 	}), client, nil
+}
+
+// mapped refuses to go on as a uid that the directory knows no entry for: it
+// would be shown nothing, which looks like an empty directory.
+func mapped(ctx context.Context, c *ldapsync.Client) error {
+	id, err := c.WhoAmI(ctx)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(strings.ToLower(id), "cn=external,cn=auth") {
+		return refusedError{fmt.Errorf("the directory takes your uid %d for nobody: sign in with --auth password", os.Geteuid())}
+	}
+	return nil
 }
 
 // issuerOf reads the realm's master key, where there is one and the caller may.

@@ -68,10 +68,11 @@ func (a *app) hostSet() *cobra.Command {
 				ch.Description = &description
 			}
 			return a.work(c, func(ctx context.Context, d *admin.Directory) error {
-				if err := d.SetHost(ctx, strings.ToLower(args[0]), ch); err != nil {
+				name, err := d.SetHost(ctx, strings.ToLower(args[0]), ch)
+				if err != nil {
 					return err
 				}
-				return a.showHost(ctx, d, args[0])
+				return a.showHost(ctx, d, name)
 			})
 		},
 	}

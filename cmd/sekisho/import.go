@@ -135,10 +135,11 @@ func (a *app) printSteps(steps []step, applied bool) error {
 	if err := a.table([]string{"ACTION", "KIND", "NAME", "NOTE"}, rows); err != nil {
 		return err
 	}
+	fmt.Fprintln(a.out)
 	if !applied {
-		a.say("\n%d to add, %d there already, %d skipped; nothing was written: give --apply to do it", n["add"], n["there"], n["skip"])
+		a.say("%d to add, %d there already, %d skipped; nothing was written: give --apply to do it", n["add"], n["there"], n["skip"])
 	} else {
-		a.say("\n%d added, %d there already, %d skipped, %d failed", n["added"], n["there"], n["skip"], n["failed"])
+		a.say("%d added, %d there already, %d skipped, %d failed", n["added"], n["there"], n["skip"], n["failed"])
 	}
 	a.say("passwords are not taken over: set new ones with sekisho passwd")
 	return nil
@@ -208,9 +209,13 @@ func (p *importer) addUser(u accounts.User) step {
 	name, _, _ := strings.Cut(u.Gecos, ",") // the rest is rooms and telephones
 	nu := admin.NewUser{Name: u.Name, Common: name, Home: u.Home, Shell: u.Shell, UID: u.UID, GID: u.GID}
 	note := fmt.Sprintf("uid %d, gid %d", u.UID, u.GID)
-	if p.ownGroup(u) {
+	switch {
+	case p.ownGroup(u):
 		nu.GID = 0
 		note = fmt.Sprintf("uid %d and a group of the same number", u.UID)
+	case u.GID < p.o.min: // the directory gives no such number to anybody
+		nu.GID = 0
+		note = fmt.Sprintf("uid %d; a group of his own in place of gid %d", u.UID, u.GID)
 	}
 	return step{Kind: "user", Name: u.Name, Action: "add", Note: note, do: func(ctx context.Context) error {
 		_, err := p.dir.AddUser(ctx, nu)

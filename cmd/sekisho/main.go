@@ -88,7 +88,6 @@ func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
 		Use: "sekisho", Short: "Manage a Sekisho directory, and ask why it decides as it does", Long: about,
 		Version: version(), SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRun: func(*cobra.Command, []string) { a.begun = true },
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(a.out)
@@ -100,10 +99,25 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.as, "as", "", "sign in with a password as this user, or this DN (default: your own user)")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password to sign in with, - for standard input (default: ask)")
 	f.BoolVar(&a.json, "json", false, "print JSON, for programs")
-	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.ruleCommand(), a.keyCommand(),
+	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.serviceCommand(), a.ruleCommand(), a.keyCommand(),
 		a.passwdCommand(), a.whyCommand(), a.statusCommand(), a.syncCommand(), a.importCommand(), a.checkCommand(),
 		completionCommand())
+	a.mark(root)
 	return root
+}
+
+// mark has each command note that its line was good: errors before that are
+// wrong usage.
+func (a *app) mark(c *cobra.Command) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			a.begun = true
+			return run(c, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		a.mark(sub)
+	}
 }
 
 // errSaid is an error that was printed already; exit holds its code.

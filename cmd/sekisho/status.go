@@ -117,6 +117,8 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		switch {
 		case c.PID != 0 && c.Ready:
 			state = fmt.Sprintf("runs, pid %d, since %s", c.PID, agoText(now, c.Since))
+		case c.PID != 0 && now.Sub(c.Since) < 5*time.Second:
+			state = fmt.Sprintf("starts, pid %d", c.PID)
 		case c.PID != 0:
 			state = fmt.Sprintf("DOES NOT ANSWER, pid %d, since %s", c.PID, agoText(now, c.Since))
 		}

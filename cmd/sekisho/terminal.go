@@ -131,17 +131,21 @@ func (a *app) printJSON(doc any) error {
 
 // table prints rows under a heading, aligned.
 func (a *app) table(head []string, rows [][]string) error {
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{head}, rows...) {
-		cells := make([]string, len(row))
-		for i, c := range row {
-			cells[i] = clean(c)
+		for _, c := range row {
+			fmt.Fprintf(w, "%s\t", clean(c))
 		}
-		if _, err := fmt.Fprintln(w, strings.TrimRight(strings.Join(cells, "\t"), "\t ")); err != nil {
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(a.out, strings.TrimRight(line, " \n")); err != nil {
 			return err
 		}
 	}
-	return w.Flush()
+	return nil
 }
 
 // card prints the fields of one thing, leaving out what is empty.

@@ -330,10 +330,15 @@ func (d *Directory) readGroup(e *ldap.Entry) Group {
 	return g
 }
 
-// directGroups are the groups that name the user, where there is no memberOf.
+// directGroups are the groups that name an entry. memberOf would not do: slapd
+// does not set it on an entry that was added after its group.
 func (d *Directory) directGroups(ctx context.Context, dn, name string) ([]string, error) {
 	k := d.groups()
-	f := "(|(member=" + ldap.EscapeFilter(dn) + ")(uniqueMember=" + ldap.EscapeFilter(dn) + ")(memberUid=" + ldap.EscapeFilter(name) + "))"
+	f := "(member=" + ldap.EscapeFilter(dn) + ")(uniqueMember=" + ldap.EscapeFilter(dn) + ")"
+	if name != "" {
+		f += "(memberUid=" + ldap.EscapeFilter(name) + ")"
+	}
+	f = "(|" + f + ")"
 	es, err := d.search(ctx, k.base, f, 0, k.attr)
 	if err != nil {
 		return nil, err

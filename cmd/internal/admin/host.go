@@ -71,28 +71,29 @@ type HostChange struct {
 	Description        *string
 }
 
-// SetHost changes a host in one modify.
-func (d *Directory) SetHost(ctx context.Context, name string, c HostChange) error {
+// SetHost changes a host, found by any of its names, in one modify. It returns
+// the name that does not change.
+func (d *Directory) SetHost(ctx context.Context, name string, c HostChange) (string, error) {
 	if err := d.writable("host"); err != nil {
-		return err
+		return "", err
 	}
 	e, err := d.find(ctx, d.hosts(), name, "cn")
 	if err != nil {
-		return err
+		return "", err
 	}
 	m := ldap.NewModifyRequest(e.DN, nil)
 	if c.Aliases != nil {
 		if err := checkHost(*c.Aliases, nil); err != nil {
-			return err
+			return "", err
 		}
 		m.Replace("cn", append([]string{rdnValue(e.DN)}, *c.Aliases...))
 	}
 	if c.Addresses != nil {
 		if err := checkHost(nil, *c.Addresses); err != nil {
-			return err
+			return "", err
 		}
 		if len(*c.Addresses) == 0 {
-			return refuse("a host has an address: give it with --addr")
+			return "", refuse("a host has an address: give it with --addr")
 		}
 		m.Replace("ipHostNumber", *c.Addresses)
 	}
@@ -100,9 +101,9 @@ func (d *Directory) SetHost(ctx context.Context, name string, c HostChange) erro
 		m.Replace("description", some(*c.Description))
 	}
 	if len(m.Changes) == 0 {
-		return refuse("nothing to change: see sekisho host set --help")
+		return "", refuse("nothing to change: see sekisho host set --help")
 	}
-	return d.c.Client.Modify(ctx, m)
+	return rdnValue(e.DN), d.c.Client.Modify(ctx, m)
 }
 
 // RemoveHost takes a host out.
@@ -118,7 +119,7 @@ func (d *Directory) RemoveHost(ctx context.Context, name string) error {
 }
 
 func (d *Directory) hostAttrs() []string {
-	out := append([]string{"description", "memberOf"}, d.c.Schema.HostNames...)
+	out := append([]string{"description"}, d.c.Schema.HostNames...)
 	if d.c.Schema.HostAddrs != "" {
 		out = append(out, d.c.Schema.HostAddrs)
 	}
@@ -132,9 +133,7 @@ func (d *Directory) Host(ctx context.Context, name string) (Host, error) {
 		return Host{}, err
 	}
 	h := d.readHost(e)
-	if len(h.Groups) == 0 {
-		h.Groups, err = d.directGroups(ctx, e.DN, "")
-	}
+	h.Groups, err = d.directGroups(ctx, e.DN, "")
 	return h, err
 }
 
@@ -162,9 +161,6 @@ func (d *Directory) readHost(e *ldap.Entry) Host {
 		}
 	}
 	h.Addresses = append(h.Addresses, e.GetAttributeValues(d.c.Schema.HostAddrs)...)
-	for _, g := range e.GetAttributeValues("memberOf") {
-		h.Groups = append(h.Groups, rdnValue(g))
-	}
 	slices.Sort(h.Aliases)
 	slices.Sort(h.Addresses)
 	return h

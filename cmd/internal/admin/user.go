@@ -24,7 +24,7 @@ type User struct {
 	Mail    string     `json:"mail,omitempty"`
 	Home    string     `json:"home"`
 	Shell   string     `json:"shell,omitempty"`
-	Groups  []string   `json:"groups,omitempty"` // direct ones
+	Groups  []string   `json:"groups,omitempty"` // direct ones; not in a list
 	Keys    int        `json:"keys"`
 	Locked  bool       `json:"locked"`
 	Expires *time.Time `json:"expires,omitempty"`
@@ -95,7 +95,7 @@ func (d *Directory) AddUser(ctx context.Context, u NewUser) (uint32, error) {
 var errNumberTaken = errors.New("the number is taken")
 
 // addUser is one try with a settled number.
-func (d *Directory) addUser(ctx context.Context, u NewUser) (err error) {
+func (d *Directory) addUser(ctx context.Context, u NewUser) (failed error) {
 	k := d.users()
 	dn := k.dn(u.Name)
 	a := ldap.NewAddRequest(dn, nil)
@@ -128,19 +128,18 @@ func (d *Directory) addUser(ctx context.Context, u NewUser) (err error) {
 	}
 	if u.GID == 0 {
 		own := ownGroup(d, u, dn)
-		err := d.c.Client.Add(ctx, own)
-		switch {
-		case ldapsync.IsCode(err, ldap.LDAPResultEntryAlreadyExists):
+		switch e := d.c.Client.Add(ctx, own); {
+		case ldapsync.IsCode(e, ldap.LDAPResultEntryAlreadyExists):
 			return refuse("there is a group %s already: give the user's group with --gid or --group", u.Name)
-		case ldapsync.IsCode(err, ldap.LDAPResultConstraintViolation):
+		case ldapsync.IsCode(e, ldap.LDAPResultConstraintViolation):
 			return errNumberTaken
-		case err != nil:
-			return err
+		case e != nil:
+			return e
 		}
 		defer func() {
-			if err != nil { // the user could not be made: take his group back
+			if failed != nil { // the user could not be made: take his group back
 				if e := d.c.Client.Delete(ctx, own.DN); e != nil {
-					err = fmt.Errorf("%w; and the group %s is left over: sekisho group rm %s", err, u.Name, u.Name)
+					failed = fmt.Errorf("%w; and the group %s is left over: sekisho group rm %s", failed, u.Name, u.Name)
 				}
 			}
 		}()
@@ -378,7 +377,7 @@ func (d *Directory) RemoveUser(ctx context.Context, name string) (group bool, er
 	return true, nil
 }
 
-var userAttrs = []string{"objectClass", "uidNumber", "gidNumber", "cn", "mail", "homeDirectory", "loginShell", "memberOf", "krbPrincipalName"}
+var userAttrs = []string{"objectClass", "uidNumber", "gidNumber", "cn", "mail", "homeDirectory", "loginShell", "krbPrincipalName"}
 
 func (d *Directory) userAttrs() []string {
 	s := d.c.Schema
@@ -398,14 +397,11 @@ func (d *Directory) User(ctx context.Context, name string) (User, error) {
 		return User{}, err
 	}
 	u := d.readUser(e)
-	if len(u.Groups) == 0 { // no memberOf overlay, or rfc2307
-		u.Groups, err = d.directGroups(ctx, e.DN, u.Name)
-	}
+	u.Groups, err = d.directGroups(ctx, e.DN, u.Name)
 	return u, err
 }
 
-// Users shows all whose names fit pattern; their groups only where the
-// directory keeps memberOf.
+// Users shows all whose names fit pattern, without their groups.
 func (d *Directory) Users(ctx context.Context, pattern string) ([]User, error) {
 	es, err := d.list(ctx, d.users(), pattern, 0, d.userAttrs()...)
 	if err != nil {
@@ -426,9 +422,6 @@ func (d *Directory) readUser(e *ldap.Entry) User {
 		Common: e.GetAttributeValue("cn"), Mail: e.GetAttributeValue("mail"),
 		Home: e.GetAttributeValue(s.UserHome), Shell: e.GetAttributeValue(s.UserShell),
 		Keys: len(e.GetAttributeValues(s.UserKeys)), Principal: e.GetAttributeValue("krbPrincipalName"),
-	}
-	for _, g := range e.GetAttributeValues("memberOf") {
-		u.Groups = append(u.Groups, rdnValue(g))
 	}
 	flags, _ := strconv.Atoi(e.GetAttributeValue(s.KrbFlags))
 	u.Locked = flags&flagNoTickets != 0 || s.LockedTime != "" && e.GetAttributeValue(s.LockedTime) == lockedForever ||

@@ -84,7 +84,7 @@ func (c Config) Inspect() (problems, warnings []string) {
 	}
 	if d.PasswordFile != "" {
 		if _, err := ReadSecret(d.PasswordFile); err != nil {
-			problems = append(problems, err.Error())
+			problems = append(problems, "directory.password_file: "+err.Error())
 		}
 	}
 	if d.BindDN == "" {
