@@ -27,6 +27,7 @@ type conn struct {
 	start, end int
 
 	lastRead atomic.Int64 // time of the last read that brought bytes, Unix ns
+	bulk     atomic.Bool  // much is coming: read it in large pieces
 	reading  sync.WaitGroup
 	readErr  error // why the stream ended; set before chunks is closed
 	quit     chan struct{}
@@ -36,7 +37,14 @@ type conn struct {
 // chunk is some whole messages, and the buffer that they are in.
 type chunk struct{ msgs, buf []byte }
 
-const chunkSize = 256 << 10
+const (
+	chunkSize = 256 << 10
+	// slapd writes entry by entry. In a refresh, a read that brought less than
+	// bulkRead bytes lets some more come together before the next: far fewer
+	// system calls, and fewer switches on slapd's side as well.
+	bulkRead = 48 << 10
+	bulkWait = 500 * time.Microsecond
+)
 
 // connect dials, secures and binds, all within the provider's timeout.
 func (p *Provider) connect(ctx context.Context, e endpoint, maxMessage int) (*conn, error) {
@@ -260,8 +268,12 @@ func (c *conn) readOn(chunks chan<- chunk, free <-chan []byte) error {
 			c.buf, c.start, c.end = next, 0, rest
 		}
 		c.makeRoom(need)
+		had := c.end
 		if err := c.fill(); err != nil {
 			return err
+		}
+		if c.bulk.Load() && c.end-had < bulkRead {
+			time.Sleep(bulkWait)
 		}
 	}
 }

@@ -284,12 +284,12 @@ func (n *session) take(b []byte) error {
 		}
 		b = b[l:]
 		switch m.id {
+		case 0: // before probeID, which is 0 when there is no question
+			err = disconnected(m)
 		case n.syncID:
 			err = n.message(m)
 		case n.probeID:
 			err = n.probed(m)
-		case 0:
-			err = disconnected(m)
 		}
 		if err != nil {
 			return err
@@ -426,6 +426,7 @@ func (n *session) begin(full bool) {
 		r.seen = map[broker.EntryID]struct{}{}
 	}
 	n.refresh = r
+	n.c.bulk.Store(true)
 	s.batch = nil
 	s.m.begin()
 	s.m.deferGroup = full
@@ -514,6 +515,7 @@ func (n *session) finish() {
 		n.flush()
 	}
 	n.refresh = nil
+	n.c.bulk.Store(false)
 	s.pos = r.pos
 	if r.full {
 		s.full, s.dueFull = false, s.nextFull()

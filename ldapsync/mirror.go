@@ -191,10 +191,13 @@ func (m *mirror) putUser(e *entry, is bool) bool {
 	if len(m.gone) > 0 {
 		delete(m.gone, e.id)
 	}
-	if old := m.edit.Snapshot().UserByID(e.id); old == nil || !sameUser(old, &u) {
-		m.edit.PutUser(u)
-		m.changed = true
+	if m.cur != nil { // else everything is new
+		if old := m.edit.Snapshot().UserByID(e.id); old != nil && sameUser(old, &u) {
+			return true
+		}
 	}
+	m.edit.PutUser(u)
+	m.changed = true
 	return true
 }
 

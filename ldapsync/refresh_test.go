@@ -15,8 +15,8 @@ import (
 func TestRestarts(t *testing.T) {
 	for name, cfg := range map[string]testenv.SlapdConfig{
 		"sessionlog":   {SessionLog: 1000},
+		"shortLog":     {SessionLog: 2},
 		"presentPhase": {SessionLog: -1},
-		"reloadHint":   {SessionLog: 2, ReloadHint: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := startDirectory(t, cfg)
@@ -42,6 +42,9 @@ func TestRestarts(t *testing.T) {
 			r.stop()
 
 			// Much changes while we are away.
+			for i := 8; i < 13; i++ { // more than the short sessionlog holds
+				d.delete(userDN(fmt.Sprintf("u%d", i)))
+			}
 			d.delete(userDN("u3"))
 			d.modify(userDN("u4"), "replace", "loginShell", "/bin/zsh")
 			d.user("new", 2100)
@@ -50,7 +53,7 @@ func TestRestarts(t *testing.T) {
 			r.until("new is there", hasUser("new"))
 			r.live()
 			v := r.View()
-			if hasUser("u3")(v) || !hasUser("u5")(v) || inGroup(v, "u2", "g") || !inGroup(v, "u1", "g") {
+			if hasUser("u3")(v) || hasUser("u12")(v) || !hasUser("u5")(v) || inGroup(v, "u2", "g") || !inGroup(v, "u1", "g") {
 				t.Error("not all changes came")
 			}
 			if u, _ := v.User("u4"); u.Shell != "/bin/zsh" {
