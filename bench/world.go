@@ -127,7 +127,7 @@ func (w *world) directory(ctx context.Context) error {
 
 // startWeb starts our side, as the README says to set it up.
 func (w *world) startWeb(ctx context.Context) error {
-	const nss = "passwd: files systemd\ngroup: files systemd\nshadow: files\nhosts: files\n"
+	const nss = "passwd: files systemd\ngroup: files systemd\nshadow: files systemd\nhosts: files\n"
 	if err := w.web.WriteFile("/etc/nsswitch.conf", []byte(nss), 0o644); err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ ldap_default_authtok = %s
 ldap_user_ssh_public_key = sshPublicKey
 cache_credentials = true
 `, w.slapd.TLSURL, suffix, readerDN, readerPW)
-	const nss = "passwd: files sss\ngroup: files sss\nshadow: files\nhosts: files\n"
+	const nss = "passwd: files sss\ngroup: files sss\nshadow: files sss\nhosts: files\n"
 	if err := w.sss.WriteFile("/etc/nsswitch.conf", []byte(nss), 0o644); err != nil {
 		return err
 	}
