@@ -54,7 +54,6 @@ func echoVerbs() map[string]Verb {
 }
 
 func TestWhoMayAskWhat(t *testing.T) {
-	needRoot(t)
 	d, b := newDirectory(t)
 	people(t, d)
 	d.user(t, "twin1", 61020)
@@ -270,7 +269,6 @@ func TestTooManyConnections(t *testing.T) {
 
 // TestUsersCannotKeepSshdOut: neither one user nor all of them together.
 func TestUsersCannotKeepSshdOut(t *testing.T) {
-	needRoot(t)
 	_, b := newDirectory(t)
 	cfg := config(b)
 	cfg.MaxConns = 200

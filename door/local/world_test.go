@@ -20,10 +20,12 @@ import (
 
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/testenv"
 	"github.com/sekisho/sekisho/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The tests need root: callers of several users.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(testenv.Sandboxed(m)) }
 
 const (
 	hostWeb1  = "web1.sekisho.internal"
@@ -240,11 +242,4 @@ func ask(t testing.TB, c io.ReadWriter, verb string, pairs ...string) wire.Answe
 		t.Fatalf("%s %v: %v", verb, pairs, err)
 	}
 	return a
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: callers of several users")
-	}
 }

@@ -22,9 +22,11 @@ import (
 
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The tests need root: callers of several users.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(testenv.Sandboxed(m)) }
 
 var testNow = time.Date(2026, 3, 4, 10, 0, 0, 0, time.UTC)
 
