@@ -116,11 +116,11 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		state := "NOT RUNNING"
 		switch {
 		case c.PID != 0 && c.Ready:
-			state = fmt.Sprintf("runs, pid %d, since %s", c.PID, agoText(now, c.Since))
+			state = fmt.Sprintf("runs, pid %d, started %s", c.PID, agoText(now, c.Since))
 		case c.PID != 0 && now.Sub(c.Since) < 5*time.Second:
 			state = fmt.Sprintf("starts, pid %d", c.PID)
 		case c.PID != 0:
-			state = fmt.Sprintf("DOES NOT ANSWER, pid %d, since %s", c.PID, agoText(now, c.Since))
+			state = fmt.Sprintf("DOES NOT ANSWER, pid %d, started %s", c.PID, agoText(now, c.Since))
 		}
 		if c.Restarts > 0 {
 			state += ", " + count(c.Restarts, "restart")
@@ -144,7 +144,7 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		b.WriteString("\n  if that is meant: sekisho sync accept\n")
 	}
 	if y.SkippedEntries+y.SkippedValues > 0 {
-		fmt.Fprintf(&b, "\nnot used: %d whole, %s\n", y.SkippedEntries, count(y.SkippedValues, "value"))
+		fmt.Fprintf(&b, "\nnot used: %s, %s\n", entries(y.SkippedEntries), count(y.SkippedValues, "value"))
 		for _, k := range y.Skipped {
 			fmt.Fprintf(&b, "  %s: %s\n", clean(k.DN), clean(k.Why))
 		}
@@ -158,4 +158,11 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 
 func agoText(now, t time.Time) string {
 	return ageText(max(0, int64(now.Sub(t)/time.Second))) + " ago"
+}
+
+func entries(n int) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }

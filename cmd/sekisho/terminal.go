@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -107,10 +108,10 @@ func (a *app) confirm(yes bool, question string) error {
 // clean makes a text from the directory harmless for a terminal.
 func clean(s string) string {
 	bad := func(r rune) bool { return !unicode.IsPrint(r) }
-	if strings.IndexFunc(s, bad) < 0 {
+	if utf8.ValidString(s) && strings.IndexFunc(s, bad) < 0 {
 		return s
 	}
-	q := strconv.QuoteToGraphic(s)
+	q := strconv.Quote(s)
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -76,7 +77,26 @@ func becomeService(c config.Config) error {
 		hand = append(hand, fmt.Sprintf("%s=%d", fdPassword, fd))
 	}
 	env := append(os.Environ(), inheritedEnv+"="+strings.Join(hand, " "))
-	return dropAndExec(u, c.Embedded(), env)
+	return dropAndExec(u, needsLowPort(c), env)
+}
+
+// needsLowPort tells whether slapd or the KDC will listen on a port under 1024,
+// which they do unless the configuration says otherwise.
+func needsLowPort(c config.Config) bool {
+	if !c.Embedded() {
+		return false
+	}
+	for _, list := range [][]string{c.Realm.LDAP, c.Realm.LDAPS, c.Realm.KDC} {
+		if len(list) == 0 {
+			return true
+		}
+		for _, v := range list {
+			if a, err := netip.ParseAddrPort(v); err != nil || a.Port() < 1024 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ownDir makes a directory of the service user. One that is there already is
