@@ -108,8 +108,8 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// appendPlainDN does the common case: type=value of plain ASCII without
-// spaces, joined by commas.
+// appendPlainDN does the common case: type=value of plain ASCII with at most
+// single spaces inside, joined by commas.
 func appendPlainDN(b, dn []byte) ([]byte, bool) {
 	for len(dn) > 0 {
 		eq := bytes.IndexByte(dn, '=')
@@ -128,12 +128,12 @@ func appendPlainDN(b, dn []byte) ([]byte, bool) {
 		dn = dn[eq+1:]
 		i := 0
 		for ; i < len(dn) && dn[i] != ','; i++ {
-			if !plain[dn[i]] {
+			if !plain[dn[i]] && (dn[i] != ' ' || i == 0 || dn[i-1] == ' ') {
 				return nil, false
 			}
 			b = append(b, lower(dn[i]))
 		}
-		if i == 0 {
+		if i == 0 || dn[i-1] == ' ' {
 			return nil, false
 		}
 		if i == len(dn) {

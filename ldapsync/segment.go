@@ -259,6 +259,9 @@ func inspect(path string, num uint64, max int) (segment, error) {
 		kind, body, err := r.next()
 		switch {
 		case err == io.EOF:
+			if h.full && s.first == 0 {
+				s.damage = errCut // full segments get their name after a commit
+			}
 			return s, nil
 		case err != nil:
 			s.damage = err

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,12 @@ import (
 	"github.com/sekisho/sekisho/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		child(dir)
+	}
+	testenv.Main(m)
+}
 
 // directory is a real slapd with a client that may do everything.
 type directory struct {
@@ -272,4 +278,8 @@ func inGroup(v broker.View, user, group string) bool {
 	}
 	_, in := v.InGroup(u, broker.GroupName(group))
 	return in
+}
+
+func newRename(dn, rdn string) *ldap.ModifyDNRequest {
+	return ldap.NewModifyDNRequest(dn, rdn, true, "")
 }
