@@ -3,7 +3,6 @@ package local
 import (
 	"errors"
 	"os/exec"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/testenv"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -154,10 +154,9 @@ func TestSekishoKeys(t *testing.T) {
 	d, b := newDirectory(t)
 	people(t, d)
 	path, _ := start(t, config(b))
-	bin := filepath.Join(t.TempDir(), "sekisho-keys")
-	build := exec.Command("go", "build", "-o", bin, "github.com/sekisho/sekisho/cmd/sekisho-keys")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%s", out)
+	bin, err := testenv.Program("sekisho-keys")
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, c := range []struct {
 		args []string
