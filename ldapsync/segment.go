@@ -162,7 +162,11 @@ func openSegment(path string, max int) (*recordReader, header, error) {
 	if err != nil {
 		return nil, header{}, err
 	}
-	r := &recordReader{f: f, r: bufio.NewReaderSize(f, 1<<20), max: max}
+	size := 1 << 20
+	if st, err := f.Stat(); err == nil && st.Size() < int64(size) {
+		size = int(st.Size()) + 16
+	}
+	r := &recordReader{f: f, r: bufio.NewReaderSize(f, size), max: max}
 	h, err := r.header()
 	if err != nil {
 		f.Close()
