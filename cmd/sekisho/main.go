@@ -59,8 +59,9 @@ type app struct {
 	passwordFile string
 	json         bool
 
-	begun bool // the command line was good
-	cfg   *config.Config
+	begun  bool // the command line was good
+	silent bool // a completion: nobody is asked for a password
+	cfg    *config.Config
 }
 
 // run is main without the exit.

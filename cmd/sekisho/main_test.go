@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,5 +135,55 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("%v ended with %s", args[1:], got)
+	}
+}
+
+// TestNumbers: users who are added at the same time get numbers of their own.
+func TestNumbers(t *testing.T) {
+	var all sync.WaitGroup
+	const n = 12
+	errs := make([]error, n)
+	for i := range n {
+		all.Go(func() {
+			out, err := exec.Command("sekisho", "user", "add", fmt.Sprintf("num-%d", i), "--no-password").CombinedOutput()
+			if err != nil {
+				errs[i] = fmt.Errorf("%w: %s", err, out)
+			}
+		})
+	}
+	all.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else if !strings.Contains(err.Error(), "is taken: give another one") {
+			t.Error(err)
+		}
+	}
+	if made < n/2 {
+		t.Errorf("only %d of %d were made", made, n)
+	}
+	out, err := exec.Command("sekisho", "user", "ls", "num-*", "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var users []struct {
+		Name string
+		UID  uint32
+	}
+	if err := json.Unmarshal(out, &users); err != nil || len(users) != made {
+		t.Fatalf("%d users, %v", len(users), err)
+	}
+	seen := map[uint32]string{}
+	for _, u := range users {
+		if seen[u.UID] != "" {
+			t.Errorf("%s and %s have the number %d", u.Name, seen[u.UID], u.UID)
+		}
+		seen[u.UID] = u.Name
+	}
+	out, err = exec.Command("sekisho", "group", "ls", "num-*", "--all", "--json").Output()
+	var groups []struct{ Name string }
+	if err := errors.Join(err, json.Unmarshal(out, &groups)); err != nil || len(groups) != made {
+		t.Errorf("%d groups for %d users, %v", len(groups), made, err)
 	}
 }

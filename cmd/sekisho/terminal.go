@@ -22,6 +22,9 @@ const maxSecret = 1024
 
 // askSecret asks at the terminal, whatever standard input is.
 func (a *app) askSecret(prompt string) (string, error) {
+	if a.silent {
+		return "", usagef("nobody is asked now")
+	}
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return "", usagef("there is no terminal to ask for a password: give it by a file or standard input (see --help)")
@@ -60,6 +63,9 @@ func (a *app) askNewSecret(who string) (string, error) {
 
 // secretFromStdin reads one line of standard input, and leaves the rest there.
 func (a *app) secretFromStdin() (string, error) {
+	if a.silent {
+		return "", usagef("nobody is asked now")
+	}
 	var line []byte
 	for b := make([]byte, 1); len(line) <= maxSecret; {
 		n, err := a.in.Read(b)

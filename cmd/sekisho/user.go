@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -89,6 +90,9 @@ Without a terminal and without --password-stdin the user has no password.`,
 				return usagef("number 0 is root's: give another one")
 			}
 			return a.work(c, func(ctx context.Context, d *admin.Directory) error {
+				if stdin && !d.CanSetPasswords() {
+					return refusedError{errors.New("a password cannot be set here: run as root on the machine of the embedded realm, or set it with the directory's own tools")}
+				}
 				var err error
 				if u.Password, err = a.newPassword(u.Name, stdin, none || !d.CanSetPasswords()); err != nil {
 					return err

@@ -213,6 +213,7 @@ func (d *daemon) run(told context.Context) error {
 		doors.do("userdb", fail, func(ctx context.Context) error { return d.users.serve(ctx, d) })
 	}
 	doors.all.Go(func() { d.watch(doors.ctx) })
+	doors.all.Go(func() { keepTuned(doors.ctx) })
 
 	<-ctx.Done()
 	d.log.Info("stopping")
@@ -269,7 +270,8 @@ func (d *daemon) watch(ctx context.Context) {
 	if v.Host(broker.HostName(d.cfg.Host)) == nil {
 		d.log.Warnf("the directory has no host %s, so rules for this host by name let nobody in: sekisho host add %s, or set host in the configuration", d.cfg.Host, d.cfg.Host)
 	}
-	debug.FreeOSMemory()
+	debug.FreeOSMemory() // what reading took
+	tune()
 }
 
 func (d *daemon) tell(state string) {

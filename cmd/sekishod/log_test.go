@@ -207,3 +207,11 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	})
 }
+
+func TestGCPercent(t *testing.T) {
+	for live, want := range map[uint64]int{0: 1000, 1 << 20: 1000, 64 << 20: 100, 128 << 20: 50, 600 << 20: 25, 1 << 40: 25} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("%d: %d, want %d", live, got, want)
+		}
+	}
+}

@@ -85,9 +85,6 @@ func serve(c config.Config) error {
 	if err := harden(); err != nil {
 		return err
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25) // the snapshot is large and lives long: spend little on garbage beside it
-	}
 	out := newLogWriter(os.Stderr)
 	defer out.Close()
 	log, err := newLogger(c.Log, out)

@@ -259,6 +259,8 @@ func TestKill(t *testing.T) {
 	p.sekisho("host", "add", testHost, "--addr", "203.0.113.1")
 	p.sekisho("rule", "add", "r", "--subject", "user:alice", "--door", "keys", "--target", "host:"+testHost)
 	p.until("alice may", func() bool { _, err := p.try(t.Context(), "why", "alice", "keys", testHost); return err == nil })
+	ready := func() bool { r := p.status().Realm; return r[0].Ready && r[1].Ready }
+	p.until("both children run", ready) // their pid files are written
 	before, files := p.status(), digest(t, p.state)
 	d.Kill()
 	if _, err := p.try(t.Context(), "status"); err == nil {
@@ -270,8 +272,14 @@ func TestKill(t *testing.T) {
 	if after.Sync.Generation < before.Sync.Generation || after.Sync.Users != 1 || !after.HostKnown {
 		t.Errorf("before %+v, after %+v", before.Sync, after.Sync)
 	}
+	p.until("both children run again", ready)
 	if again := digest(t, p.state); again != files {
-		t.Errorf("the second start changed files:\n%s\nbefore:\n%s", again, files)
+		old := strings.Split(files, "\n")
+		for i, line := range strings.Split(again, "\n") {
+			if i >= len(old) || old[i] != line {
+				t.Errorf("the second start changed %s", line)
+			}
+		}
 	}
 	p.until("the directory is followed again", func() bool { return p.status().Sync.State == "live" })
 	p.sekisho("user", "add", "bob", "--no-password")

@@ -45,7 +45,7 @@ type NewUser struct {
 const (
 	flagNoTickets = 0x40 // DISALLOW_ALL_TIX of krbTicketFlags
 	lockedForever = "000001010000Z"
-	tries         = 5
+	tries         = 20 // for a free number
 )
 
 // AddUser makes a user: a group of his own unless GID is set, and one entry
