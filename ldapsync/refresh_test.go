@@ -1,9 +1,11 @@
 package ldapsync
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -282,5 +284,43 @@ func TestStateDir(t *testing.T) {
 	}
 	if _, err := New(c2); err == nil || !strings.Contains(err.Error(), "chmod") {
 		t.Errorf("a StateDir that all can write: %v", err)
+	}
+}
+
+// TestKilledInRefresh: slapd dies in the middle of refreshes; nothing half-read
+// is ever seen, and in the end all is there.
+func TestKilledInRefresh(t *testing.T) {
+	const users = 20_000
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "dn: %s\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: example\n\ndn: ou=folk,%s\nobjectClass: organizationalUnit\nou: folk\n\n", testBase, testBase)
+	for i := range users {
+		fmt.Fprintf(&b, "dn: uid=u%d,ou=folk,%s\nobjectClass: account\nobjectClass: posixAccount\nuid: u%d\ncn: x\nuidNumber: %d\ngidNumber: 5000\nhomeDirectory: /h\n\n", i, testBase, i, 2000+i)
+	}
+	d := startDirectory(t, testenv.SlapdConfig{LDIF: b.Bytes(), NoSync: true, Debug: "0"})
+	c := d.config(t)
+	c.BackoffMin = 5 * time.Millisecond
+	r := startSync(t, c)
+	broken := 0
+	for i := range 8 {
+		wait(t, "a refresh is under way", func() bool { s := r.Status().State; return s == Refreshing || s == Live })
+		time.Sleep(time.Duration(10*i) * time.Millisecond)
+		if v := r.View(); v.Snapshot == nil {
+			broken++
+		} else if n, _, _, _ := v.Size(); n != users {
+			t.Fatalf("%d of %d users are published", n, users)
+		}
+		if err := d.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if broken == 0 {
+		t.Error("no refresh was broken off: the test tests nothing")
+	}
+	v := r.until("all is there", hasUser("u0"))
+	if n, _, _, _ := v.Size(); n != users {
+		t.Fatalf("%d of %d users are published", n, users)
 	}
 }
