@@ -250,6 +250,8 @@ inside() {
 	engine unshare --net
 	trap '[ $failed = 0 ] || logs' EXIT
 	world
+	[ $failed = 0 ] || logs
+	trap - EXIT
 	must "taken down" compose down --volumes --timeout 20
 	prints "no container is left" 0 sh -c 'docker ps --all --quiet | wc -l'
 	stop_engine
