@@ -37,8 +37,9 @@
 // signs certificates (cert-authority) is never printed, and for an offered
 // certificate the answer is no: sshd matches it against such keys only.
 //
-// sshd's options cannot say everything. tunnel= binds only where sshd_config
-// sets PermitTunnel, which is off by default. And where a grant opens only
-// some ports for ssh -L, or only some for ssh -R, the other direction is shut
-// by one entry that can do nothing: see nowhere in grant.go.
+// sshd's options cannot say everything. Tunnels need PermitTunnel in
+// sshd_config, which is off by default, and "restrict" does not shut them: a
+// grant without them names a device that nobody has, see noTunnel in grant.go.
+// And where a grant opens only some ports for ssh -L, or only some for ssh -R,
+// the other direction is shut by one entry that can do nothing: see nowhere.
 package local

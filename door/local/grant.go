@@ -22,6 +22,12 @@ var errApart = errors.New("the key's from= leaves nothing of the grant's network
 // (RFC 6761 §6.4), and to listen on port 1 takes root.
 var nowhere = []keys.HostPort{{Host: "none.invalid", Port: 1}}
 
+// noTunnel is a device that nobody has set up, for a grant without tunnels.
+// "restrict" does not shut them: where sshd_config sets PermitTunnel, a line
+// without tunnel= opens any device. Whoever is not root can make none of this
+// number, and root one that leads nowhere.
+var noTunnel = keys.Tunnel{Set: true, N: 0x7fffffff - 2} // SSH_TUNID_MAX
+
 // limited prints a key's line with what the grant allows: "restrict", then
 // what both the grant and the key's own options let through. The key's own
 // environment= is dropped: it belongs to whoever edits the key, and must not
@@ -93,16 +99,17 @@ func command(own, granted string) (string, error) {
 }
 
 func tunnel(own keys.Tunnel, p broker.Permissions) (keys.Tunnel, error) {
-	granted := keys.Tunnel{Set: p.HasTunnel}
-	if granted.Set {
-		if granted.Any = p.Tunnel < 0; !granted.Any {
-			granted.N = uint32(p.Tunnel)
-		}
+	if !p.HasTunnel {
+		return noTunnel, nil
+	}
+	granted := keys.Tunnel{Set: true, Any: p.Tunnel < 0}
+	if !granted.Any {
+		granted.N = uint32(p.Tunnel)
 	}
 	switch {
-	case !own.Set || own == granted || own.Any && granted.Set:
+	case !own.Set || own.Any || own == granted:
 		return granted, nil
-	case !granted.Set || granted.Any:
+	case granted.Any:
 		return own, nil
 	}
 	return keys.Tunnel{}, errors.New("the key and the grant force different tunnel devices: drop tunnel= from the key")

@@ -16,7 +16,7 @@ import (
 
 // printed is the line expected for a key.
 func printed(options, name string) string {
-	return options + " " + keys.ED25519 + " " + key(name).Base64() + " " + name
+	return options + `,tunnel="2147483645" ` + keys.ED25519 + " " + key(name).Base64() + " " + name
 }
 
 // people sets up the directory of the tests of keys.

@@ -1,0 +1,149 @@
+package endtoend
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// secrets are all that must be seen nowhere.
+var secrets struct {
+	mu  sync.Mutex
+	all []string
+}
+
+// secret notes s down for the search at the end.
+func secret(s string) string {
+	secrets.mu.Lock()
+	defer secrets.mu.Unlock()
+	secrets.all = append(secrets.all, s)
+	return s
+}
+
+// needles are the forms in which a secret could have got out. Of base64 the
+// last character may hold bits of what follows.
+func needles() (forms [][]byte) {
+	secrets.mu.Lock()
+	defer secrets.mu.Unlock()
+	for _, s := range secrets.all {
+		b64 := base64.RawStdEncoding.EncodeToString([]byte(s))
+		x := hex.EncodeToString([]byte(s))
+		for _, f := range []string{s, x, strings.ToUpper(x), b64[:len(b64)-1]} {
+			forms = append(forms, []byte(f))
+		}
+	}
+	return forms
+}
+
+// holds names the secret in b by its first characters, or is empty.
+func holds(b []byte, forms [][]byte) string {
+	for _, f := range forms {
+		if i := bytes.Index(b, f); i >= 0 {
+			return fmt.Sprintf("%.8s… after %q", f, b[max(0, i-60):i])
+		}
+	}
+	return ""
+}
+
+// watcher reads the arguments and environment of every process of the world.
+type watcher struct {
+	stop, done chan struct{}
+	seen       map[string]bool // by arguments and environment; the loop's until done
+}
+
+func newWatcher() *watcher {
+	w := &watcher{stop: make(chan struct{}), done: make(chan struct{}), seen: map[string]bool{}}
+	go w.run()
+	return w
+}
+
+func (w *watcher) run() {
+	defer close(w.done)
+	looks := map[string]int{}
+	for {
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+		procs, err := os.ReadDir("/proc")
+		if err != nil {
+			continue
+		}
+		for _, p := range procs {
+			n := p.Name()
+			if n[0] < '0' || n[0] > '9' || looks[n] >= 3 { // the first look may be before its execve
+				continue
+			}
+			looks[n]++
+			for _, f := range []string{"/cmdline", "/environ"} {
+				if b, err := os.ReadFile("/proc/" + n + f); err == nil && len(b) > 0 {
+					w.seen[string(b)] = true
+				}
+			}
+		}
+	}
+}
+
+// searchSecrets looks for every secret of the run in the arguments and
+// environments that were seen, in all daemons' logs, in each host's /run and
+// /var/log, and in the snapshots.
+func (s *stage) searchSecrets() error {
+	close(s.watcher.stop)
+	<-s.watcher.done
+	forms := needles()
+	if len(forms) < 20 || len(s.watcher.seen) < 20 {
+		return fmt.Errorf("the search saw %d forms of secrets and %d processes: it cannot be right", len(forms), len(s.watcher.seen))
+	}
+	var found []error
+	for args := range s.watcher.seen {
+		if what := holds([]byte(args), forms); what != "" {
+			found = append(found, fmt.Errorf("a process's arguments or environment %.80q: %s", args, what))
+		}
+	}
+	files := 0
+	search := func(root string, want func(path string) bool) {
+		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || !want(path) {
+				return nil // gone meanwhile, or nothing to read
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return nil
+			}
+			files++
+			if what := holds(b, forms); what != "" {
+				found = append(found, fmt.Errorf("%s: %s", path, what))
+			}
+			return nil
+		})
+		if err != nil {
+			found = append(found, err)
+		}
+	}
+	logs := 0
+	search("/mnt", func(path string) bool { // where testenv keeps the daemons' output
+		ok := filepath.Base(filepath.Dir(path)) == "log"
+		if ok {
+			logs++
+		}
+		return ok
+	})
+	for _, h := range s.w.Hosts() {
+		for _, dir := range []string{"/run", "/var/log", "/var/lib/sekisho/snapshot"} {
+			search(h.Path(dir)+"/", func(string) bool { return true })
+		}
+	}
+	if logs < 4 || files < logs+4 {
+		found = append(found, fmt.Errorf("the search read %d files, %d of them logs: it cannot be right", files, logs))
+	}
+	return errors.Join(found...)
+}
