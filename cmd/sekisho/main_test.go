@@ -85,7 +85,7 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
-		UpdateScripts:       os.Getenv("UPDATE_STORIES") != "",
+		UpdateScripts:       os.Getenv("SEKISHO_UPDATE_STORIES") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", "/root")
 			e.Setenv("TZ", "UTC")

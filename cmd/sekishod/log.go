@@ -233,12 +233,16 @@ func (l *line) string(name, s string) {
 	}
 	l.b = append(l.b, '"')
 	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= ' ' && c < utf8.RuneSelf && c != '"' && c != '\\' && c != 0x7f {
-			l.b = append(l.b, c)
-			i++
+		plain := i
+		for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+			plain++
+		}
+		if plain > i {
+			l.b = append(l.b, s[i:plain]...)
+			i = plain
 			continue
 		}
+		c := s[i]
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
 		case c == '"' || c == '\\':

@@ -181,8 +181,10 @@ func drop(u accounts.User, keep uint64) error {
 		if keep&(1<<c) != 0 {
 			continue
 		}
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
-			break // past the kernel's last capability
+		// EINVAL is past the kernel's last capability. EPERM is a container that
+		// withholds CAP_SETPCAP: no_new_privs below shuts the same way.
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL || err == unix.EPERM {
+			break
 		} else if err != nil {
 			return fmt.Errorf("bounding capability %d: %w", c, err)
 		}
