@@ -11,23 +11,19 @@ import (
 	"time"
 )
 
-// ldapadd writes entries as root over ldapi.
-func (p *place) ldapadd(ldif string) {
-	p.t.Helper()
-	cmd := exec.CommandContext(p.t.Context(), "ldapadd", "-Q", "-Y", "EXTERNAL", "-H", p.ldapi)
-	cmd.Stdin = strings.NewReader(ldif)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		p.t.Fatalf("ldapadd: %v: %s", err, out)
-	}
-}
-
 // TestExternal follows a directory that is somebody else's, over ldaps with a
 // service account, and goes on without it.
 func TestExternal(t *testing.T) {
 	owner := newPlace(t, 3800, "")
 	realm := owner.start(nil)
 	const service = "cn=web1,ou=services,dc=sekisho,dc=internal"
-	owner.ldapadd("dn: " + service + "\nobjectClass: applicationProcess\nobjectClass: simpleSecurityObject\ncn: web1\nuserPassword: s3kr3t-of-web1\n")
+	file := t.TempDir() + "/web1.secret"
+	owner.sekisho("service", "add", "web1", "--secret-file", file)
+	secret, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret = bytes.TrimSpace(secret)
 	owner.sekisho("user", "add", "alice", "--no-password")
 	owner.sekisho("host", "add", testHost, "--addr", "203.0.113.1")
 	owner.sekisho("rule", "add", "r", "--subject", "user:alice", "--door", "keys", "--target", "host:"+testHost)
@@ -39,9 +35,8 @@ enabled = false
 url = ["ldaps://127.0.0.1:1", "ldaps://127.0.0.1:3801"]
 base = "dc=sekisho,dc=internal"
 bind_dn = %q
-password_file = "/etc/web1.password"
-ca_file = "%s/ca.crt"`, service, owner.run))
-	p.write("/etc/web1.password", "s3kr3t-of-web1\n", 0o600)
+password_file = %q
+ca_file = "%s/ca.crt"`, service, file, owner.run))
 	d := p.start(nil)
 	p.until("it answers from the directory", func() bool { return p.status().Sync.State == "live" })
 	p.sekisho("why", "alice", "keys", testHost)
@@ -49,11 +44,11 @@ ca_file = "%s/ca.crt"`, service, owner.run))
 	// The password is nowhere that others can look.
 	for _, f := range []string{"cmdline", "environ"} {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.Pid(), f))
-		if err != nil || bytes.Contains(b, []byte("s3kr3t")) {
+		if err != nil || bytes.Contains(b, secret) {
 			t.Errorf("%s: %v, or it shows the password", f, err)
 		}
 	}
-	if strings.Contains(d.Log(), "s3kr3t") {
+	if strings.Contains(d.Log(), string(secret)) {
 		t.Error("the log shows the password")
 	}
 	if s := proc(t, d.Pid()); s["CapEff"] != "0000000000000000" || s["CapBnd"] != "0000000000000000" {

@@ -203,10 +203,10 @@ func (d *Directory) writable(what string) error {
 	return nil
 }
 
-// Names lists the names of the kind "user", "group", "host" or "rule" that
-// begin with prefix, at most limit, for completion.
+// Names lists the names of the kind "user", "group", "host", "rule" or "service"
+// that begin with prefix, at most limit, for completion.
 func (d *Directory) Names(ctx context.Context, what, prefix string, limit int) ([]string, error) {
-	k, ok := map[string]kind{"user": d.users(), "group": d.groups(), "host": d.hosts(), "rule": d.rules()}[what]
+	k, ok := map[string]kind{"user": d.users(), "group": d.groups(), "host": d.hosts(), "rule": d.rules(), "service": d.services()}[what]
 	if !ok || strings.Contains(prefix, "*") {
 		return nil, nil
 	}
