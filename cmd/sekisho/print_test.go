@@ -105,3 +105,14 @@ func TestAgeText(t *testing.T) {
 		}
 	}
 }
+
+// TestCommandsOnce: no command stands in the tree twice.
+func TestCommandsOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range new(app).command().Commands() {
+		if seen[c.Name()] {
+			t.Errorf("%s is there twice", c.Name())
+		}
+		seen[c.Name()] = true
+	}
+}

@@ -2,104 +2,72 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
 	"slices"
 
 	"github.com/go-ldap/ldap/v3"
 
-	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/realm"
 )
 
-// Service is an account that a program reads the directory with, such as the
-// sekishod of another host.
+// Service is an account that a program reads the directory with, such as
+// another machine's sekishod.
 type Service struct {
 	Name        string `json:"name"`
 	DN          string `json:"dn"`
 	Description string `json:"description,omitempty"`
-	// Own tells that it belongs to the realm itself and is not to be changed.
-	Own bool `json:"own"`
 }
-
-// ownServices are what the embedded realm runs on.
-var ownServices = []string{"sekishod", "kdc", "passwd"}
 
 func (d *Directory) services() kind {
 	l := d.c.Layout
-	return kind{"service", []string{"simpleSecurityObject", "applicationProcess"}, "cn", "ou=services," + l.Base, "ou=services," + l.Base}
+	return kind{"service", []string{"applicationProcess"}, "cn", l.Services(), l.Services()}
 }
 
-// NewSecret makes a password for a service: 32 characters, more than 160 bits.
-func NewSecret() string { return rand.Text() + rand.Text()[:6] }
-
-func (d *Directory) checkService(name string) error {
-	switch {
-	case !d.CanSetPasswords():
-		return refuse("services are made here for an embedded realm, by root on its machine; in another directory make an account with its own tools")
-	case len(name) > 253 || !hostName.MatchString(name):
-		return refuse("service name %.60q: write a name in lower case, such as the host's", name)
-	case slices.Contains(ownServices, name):
-		return refuse("the service %s is the realm's own", name)
+// AddService makes an account of the embedded realm with a random password,
+// which keep must have stored before the account is made.
+func (d *Directory) AddService(ctx context.Context, s Service, keep func(password string) error) error {
+	if err := checkHost([]string{s.Name}, nil); err != nil {
+		return refuse("service name %.60q: write a name in lower case, such as web1", s.Name)
 	}
-	return nil
-}
-
-// AddService makes a service account that reads what is not secret. slapd
-// hashes the secret.
-func (d *Directory) AddService(ctx context.Context, name, description, secret string) error {
-	if err := d.checkService(name); err != nil {
+	if has, err := d.exists(ctx, d.services(), s.Name); err != nil {
+		return err
+	} else if has {
+		return refuse("there is a service %s already: sekisho service rm %s makes room for a new one", s.Name, s.Name)
+	}
+	req, password := d.c.Layout.ServiceAccount(s.Name, s.Description)
+	if err := keep(password); err != nil {
 		return err
 	}
-	a := ldap.NewAddRequest(d.services().dn(name), nil)
-	a.Attribute("objectClass", []string{"applicationProcess", "simpleSecurityObject"})
-	a.Attribute("cn", []string{name})
-	a.Attribute("userPassword", []string{secret})
-	if description != "" {
-		a.Attribute("description", []string{description})
-	}
-	err := d.c.Client.Add(ctx, a)
-	if ldapsync.IsCode(err, ldap.LDAPResultEntryAlreadyExists) {
-		return refuse("there is a service %s already: sekisho service set %s gives it a new secret", name, name)
-	}
-	return err
+	return d.c.Client.Add(ctx, req)
 }
 
-// SetService gives a service another secret.
-func (d *Directory) SetService(ctx context.Context, name, secret string) error {
-	if err := d.checkService(name); err != nil {
-		return err
-	}
-	e, err := d.find(ctx, d.services(), name, "1.1")
-	if err != nil {
-		return err
-	}
-	m := ldap.NewModifyRequest(e.DN, nil)
-	m.Replace("userPassword", []string{secret})
-	return d.c.Client.Modify(ctx, m)
-}
-
-// RemoveService takes a service account out.
+// RemoveService takes an account out: who still uses it cannot sign in again.
 func (d *Directory) RemoveService(ctx context.Context, name string) error {
-	if err := d.checkService(name); err != nil {
-		return err
-	}
 	e, err := d.find(ctx, d.services(), name, "1.1")
 	if err != nil {
 		return err
+	}
+	if realmOwn(d.c.Layout, e.DN) {
+		return refuse("%s is the embedded realm's own account", name)
 	}
 	return d.c.Client.Delete(ctx, e.DN)
 }
 
-// Services lists the service accounts.
-func (d *Directory) Services(ctx context.Context) ([]Service, error) {
-	es, err := d.list(ctx, d.services(), "", 0, "cn", "description")
+// Services shows the accounts whose names fit pattern, without the realm's own.
+func (d *Directory) Services(ctx context.Context, pattern string) ([]Service, error) {
+	es, err := d.list(ctx, d.services(), pattern, 0, "cn", "description")
 	if err != nil {
 		return nil, err
 	}
+	es = slices.DeleteFunc(es, func(e *ldap.Entry) bool { return realmOwn(d.c.Layout, e.DN) })
 	out := make([]Service, len(es))
 	for i, e := range es {
 		out[i] = Service{Name: rdnValue(e.DN), DN: e.DN, Description: e.GetAttributeValue("description")}
-		out[i].Own = slices.Contains(ownServices, out[i].Name)
 	}
 	sortBy(out, func(s Service) string { return s.Name })
 	return out, nil
+}
+
+// realmOwn tells the accounts that the embedded realm itself works with.
+func realmOwn(l realm.Layout, dn string) bool {
+	return slices.ContainsFunc([]string{"sekishod", "kdc", "passwd"}, func(n string) bool { return sameDN(dn, l.ServiceDN(n)) })
 }
