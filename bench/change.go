@@ -163,7 +163,7 @@ func (c *changer) close() {
 // batch makes n changes, with pauses so that each is published for itself,
 // and waits until the last one counts.
 func (c *changer) batch(ctx context.Context, n int) error {
-	before, err := c.s.cpu()
+	before, err := cpuOf(c.s.Daemon)
 	if err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (c *changer) batch(ctx context.Context, n int) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	after, err := c.s.cpu()
+	after, err := cpuOf(c.s.Daemon)
 	c.took = append(c.took, (after-before).Seconds()*1e6/float64(n))
 	return err
 }

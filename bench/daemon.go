@@ -149,10 +149,11 @@ func (s *sekishod) memory() (rss, peak float64, err error) {
 	return rss, peak, nil
 }
 
-// cpu is the time that its threads have run so far, by the scheduler's count
-// in nanoseconds. Threads that have ended are not in it; Go's stay.
-func (s *sekishod) cpu() (time.Duration, error) {
-	dir := fmt.Sprintf("/proc/%d/task", s.Pid())
+// cpuOf is the time that a daemon's threads have run so far, by the
+// scheduler's count in nanoseconds. Threads that have ended are not in it;
+// those of Go and of slapd stay.
+func cpuOf(d *testenv.Daemon) (time.Duration, error) {
+	dir := fmt.Sprintf("/proc/%d/task", d.Pid())
 	tasks, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, err

@@ -88,11 +88,11 @@ func alternate(ctx context.Context, rounds int, cs []timed) ([][]float64, error)
 				return nil, err
 			}
 			c := (r + i) % len(cs)
-			s, err := cs[c].by.time(cs[c].command)
-			if err != nil {
-				return nil, err
+			run := cs[c].by.run(cs[c].command)
+			if run.err != nil {
+				return nil, run.err
 			}
-			took[c] = append(took[c], s)
+			took[c] = append(took[c], run.took.Seconds())
 		}
 	}
 	return took, nil

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -92,6 +93,9 @@ func run(ctx context.Context, names []string) error {
 	b := &bench{table: table{judge: !*quick}}
 	defer b.close()
 	b.table.remark("load average before: %s", loadAverage())
+	if busy() {
+		b.table.remark("the machine was busy before: measure again when it is not")
+	}
 	var errs []error
 	for _, p := range parts {
 		if len(names) > 0 && !slices.Contains(names, p.name) {
@@ -157,6 +161,14 @@ func loadAverage() string {
 		return strings.Join(f[:3], " ")
 	}
 	return "unknown"
+}
+
+// busy tells whether others had more than a quarter of the machine in the last
+// minute.
+func busy() bool {
+	var load float64
+	_, err := fmt.Sscan(loadAverage(), &load)
+	return err == nil && load > float64(runtime.NumCPU())/4
 }
 
 // ownerOf gives a file that root wrote to whoever owns the module's directory.

@@ -25,8 +25,8 @@ type starter struct {
 }
 
 type result struct {
-	took time.Duration
-	err  error
+	took, cpu time.Duration // cpu is the program's own
+	err       error
 }
 
 // startOn makes a starter on a host, nil for the sandbox itself. stop ends it.
@@ -54,15 +54,14 @@ func startOn(h *testenv.Host) (s *starter, stop func() error) {
 	return s, func() error { close(s.todo); return <-s.end }
 }
 
-// time is the wall time of one run in seconds.
-func (s *starter) time(c command) (float64, error) {
+// run runs a command once.
+func (s *starter) run(c command) result {
 	select {
 	case s.todo <- c:
 	case err := <-s.end:
-		return 0, fmt.Errorf("nothing can be started: %w", err)
+		return result{err: fmt.Errorf("nothing can be started: %w", err)}
 	}
-	r := <-s.done
-	return r.took.Seconds(), r.err
+	return <-s.done
 }
 
 func run1(c command, null uintptr) result {
@@ -74,10 +73,11 @@ func run1(c command, null uintptr) result {
 		attr.Sys = &syscall.SysProcAttr{Credential: c.cred}
 	}
 	var ws syscall.WaitStatus
+	var used syscall.Rusage
 	start := time.Now()
 	pid, err := syscall.ForkExec(c.args[0], c.args, attr)
 	if err == nil {
-		_, err = wait(pid, &ws)
+		_, err = wait(pid, &ws, &used)
 	}
 	took := time.Since(start)
 	switch {
@@ -86,12 +86,12 @@ func run1(c command, null uintptr) result {
 	case !ws.Exited() || ws.ExitStatus() != c.ok:
 		err = fmt.Errorf("running %q: exit code %d, want %d", c.args, ws.ExitStatus(), c.ok)
 	}
-	return result{took, err}
+	return result{took, time.Duration(used.Utime.Nano() + used.Stime.Nano()), err}
 }
 
-func wait(pid int, ws *syscall.WaitStatus) (int, error) {
+func wait(pid int, ws *syscall.WaitStatus, used *syscall.Rusage) (int, error) {
 	for {
-		n, err := syscall.Wait4(pid, ws, 0, nil)
+		n, err := syscall.Wait4(pid, ws, 0, used)
 		if err != syscall.EINTR {
 			return n, err
 		}
