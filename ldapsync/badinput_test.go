@@ -232,3 +232,57 @@ func TestNetgroups(t *testing.T) {
 		t.Error("web1 is not in outer")
 	}
 }
+
+// TestHugeEntry: an entry longer than MaxMessage hides itself and nothing
+// else, in the refresh and later, and comes back when it is mended.
+func TestHugeEntry(t *testing.T) {
+	d := startDirectory(t, testenv.SlapdConfig{Debug: "0"})
+	huge := func(n int) []string {
+		vs := []string{testKey(1, "good")}
+		for i := range n {
+			vs = append(vs, fmt.Sprintf("%d", i)+strings.Repeat("x", 1<<20))
+		}
+		return vs
+	}
+	for i := range 50 {
+		d.user(fmt.Sprintf("u%02d", i), 2001+i)
+	}
+	d.modify(userDN("u25"), "add", "sshPublicKey", huge(2)...)
+	c := d.config(t)
+	c.MaxMessage = 1 << 20
+	r := startSync(t, c)
+	v := r.until("the others are there", hasUser("u49"))
+	if n, _, _, _ := v.Size(); n != 49 || hasUser("u25")(v) {
+		t.Errorf("%d users are there", n)
+	}
+	if s, ok := r.skipped(userDN("u25")); !ok || !s.Whole || !strings.Contains(s.Why, "too long to be read") {
+		t.Errorf("status: %+v", s)
+	}
+	r.live()
+	d.modify(userDN("u30"), "add", "sshPublicKey", huge(2)...)
+	r.until("u30 hides itself", hasNoUser("u30"))
+	d.modify(userDN("u30"), "replace", "sshPublicKey", testKey(2, "good"))
+	r.until("u30 is back", hasUser("u30"))
+	d.user("later", 3000)
+	v = r.until("changes go on", hasUser("later"))
+	if n, _, _, _ := v.Size(); n != 50 {
+		t.Errorf("%d users are there", n)
+	}
+	if !r.proves() || strings.Contains(r.log.String(), "cannot be followed") {
+		t.Error("the stream suffered")
+	}
+	r.stop()
+	// With a greater limit it is read; what can be of no use does not get to the disk.
+	c.MaxMessage = 16 << 20
+	c.StateDir = t.TempDir()
+	r = startSync(t, c)
+	v = r.until("u25 is there", hasUser("u25"))
+	if u, _ := v.User("u25"); len(u.Keys) != 1 {
+		t.Errorf("%d keys", len(u.Keys))
+	}
+	r.live()
+	wait(t, "the snapshot is on disk", func() bool { return r.Status().DiskBytes > 0 })
+	if n := r.Status().DiskBytes; n > 100_000 {
+		t.Errorf("%d bytes on disk", n)
+	}
+}

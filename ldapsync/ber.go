@@ -125,7 +125,14 @@ func frame(b []byte, max int) (int, error) {
 		return 0, fmt.Errorf("%w: length in a form that LDAP forbids", errBER)
 	}
 	if n += 1 + head; n > max {
-		return 0, fmt.Errorf("the server sends a message of %d bytes, at most %d are read; raise MaxMessage if an entry is really that large", n, max)
+		return 0, &largeError{n, max}
 	}
 	return n, nil
+}
+
+// largeError is a message longer than is read.
+type largeError struct{ size, max int }
+
+func (e *largeError) Error() string {
+	return fmt.Sprintf("the server sends a message of %d bytes, at most %d are read; raise MaxMessage if an entry is really that large", e.size, e.max)
 }

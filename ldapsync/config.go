@@ -11,8 +11,8 @@ import (
 	"github.com/sekisho/sekisho/keys"
 )
 
-// Config is what a Sync is made of. URLs, BaseDN, StateDir and Log must be
-// set, and one way to bind: External, or BindDN with Password.
+// Config is what a Sync is made of. URLs, BaseDN, StateDir and Log must be set.
+// Without External or BindDN it reads as anonymous.
 type Config struct {
 	Provider
 
@@ -24,8 +24,10 @@ type Config struct {
 	// process at a time may use it.
 	StateDir string
 
-	// UIDFloor: users and group ids with smaller numbers are skipped, so that
-	// the directory can never name a system account. Default 1000.
+	// UIDFloor: users with a smaller uid number are skipped, and users with a
+	// smaller primary gid number too (but for 100, "users"), so that the
+	// directory can never name a system account. A group with a smaller gid
+	// number counts as one without a number. Default 1000.
 	UIDFloor uint32
 	// KeyPolicy judges sshPublicKey values; the zero value is the strict one.
 	KeyPolicy keys.Policy
@@ -66,7 +68,8 @@ type Config struct {
 	// backup). Default 1 minute.
 	RollbackWait time.Duration
 	// MaxMessage bounds one LDAP message in bytes; a group of 50,000 is about
-	// 4 MB. Default 64 MiB.
+	// 4 MB. A longer entry is skipped, and its user or group is gone. Default
+	// 64 MiB, at least 64 KiB.
 	MaxMessage int
 
 	// Now is the clock; default time.Now.

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/go-ldap/ldap/v3"
-
-	"github.com/sekisho/sekisho/broker"
 )
 
 // conn is a bound connection that a search stream comes over.
@@ -31,14 +29,24 @@ type conn struct {
 	reading  sync.WaitGroup
 	readErr  error // why the stream ended; set before chunks is closed
 	quit     chan struct{}
+	used     chan struct{} // a large chunk was dealt with
 	once     sync.Once
 }
 
 // chunk is some whole messages, and the buffer that they are in.
-type chunk struct{ msgs, buf []byte }
+type chunk struct {
+	msgs, buf []byte
+	large     int // msgs is one entry that was longer than this many bytes say, without its attributes
+}
 
 const (
 	chunkSize = 256 << 10
+	// A buffer of more than largeChunk is the only one on its way, and is not
+	// used again.
+	largeChunk = 4 * chunkSize
+	// longestSkip bounds an entry whose attributes are passed over.
+	longestSkip = 1 << 30
+	edge        = 64 << 10 // of its beginning and end are looked at
 	// slapd writes entry by entry. In a refresh, a read that brought less than
 	// bulkRead bytes lets some more come together before the next: far fewer
 	// system calls, and fewer switches on slapd's side as well.
@@ -62,7 +70,7 @@ func (p *Provider) connect(ctx context.Context, e endpoint, maxMessage int) (*co
 		}
 		raw = t
 	}
-	c := &conn{net: raw, e: e, max: maxMessage, timeout: p.Timeout, lastID: 1, buf: make([]byte, 4096), quit: make(chan struct{})}
+	c := &conn{net: raw, e: e, max: maxMessage, timeout: p.Timeout, lastID: 1, buf: make([]byte, 4096), quit: make(chan struct{}), used: make(chan struct{}, 1)}
 	if err := c.bind(ctx, p); err != nil {
 		c.close()
 		return nil, err
@@ -224,60 +232,6 @@ func disconnected(m message) error {
 	return fmt.Errorf("the server ends the connection: %w", err)
 }
 
-// stream starts the goroutine that reads messages; chunks is closed when the
-// connection ends, readErr says why. Buffers come back through free.
-func (c *conn) stream(chunks chan<- chunk, free <-chan []byte) {
-	c.reading.Add(1)
-	go func() {
-		defer c.reading.Done()
-		defer close(chunks)
-		c.readErr = c.readOn(chunks, free)
-	}()
-}
-
-func (c *conn) readOn(chunks chan<- chunk, free <-chan []byte) error {
-	for {
-		// How many bytes are whole messages?
-		whole, need := c.start, 0
-		for {
-			n, err := frame(c.buf[whole:c.end], c.max)
-			if err != nil {
-				return err
-			}
-			if n == 0 || n > c.end-whole {
-				need = n
-				break
-			}
-			whole += n
-		}
-		if whole > c.start {
-			var next []byte
-			select {
-			case next = <-free:
-			default:
-			}
-			if rest := c.end - whole; len(next) < rest || len(next) < chunkSize {
-				next = make([]byte, max(chunkSize, rest))
-			}
-			rest := copy(next, c.buf[whole:c.end])
-			select {
-			case chunks <- chunk{c.buf[c.start:whole], c.buf}:
-			case <-c.quit:
-				return net.ErrClosed
-			}
-			c.buf, c.start, c.end = next, 0, rest
-		}
-		c.makeRoom(need)
-		had := c.end
-		if err := c.fill(); err != nil {
-			return err
-		}
-		if c.bulk.Load() && c.end-had < bulkRead {
-			time.Sleep(bulkWait)
-		}
-	}
-}
-
 // send writes a request that is answered in the stream, and returns its id.
 func (c *conn) send(op []byte, controls ...[]byte) (id int, err error) {
 	c.lastID++
@@ -286,87 +240,4 @@ func (c *conn) send(op []byte, controls ...[]byte) (id int, err error) {
 		return 0, fmt.Errorf("writing to %s: %w", c.e.url, err)
 	}
 	return c.lastID, nil
-}
-
-// searchOp is a SearchRequest (RFC 4511 §4.5.1); filter is in BER.
-func searchOp(base string, scope int, filter []byte, attrs []string) []byte {
-	var names []byte
-	for _, a := range attrs {
-		names = append(names, text(a)...)
-	}
-	return tlv(opSearchRequest, text(base), integer(tagEnumerated, scope), integer(tagEnumerated, 0),
-		integer(tagInteger, 0), integer(tagInteger, 0), boolean(false), filter, tlv(tagSequence, names))
-}
-
-var presentFilter = tlv(0x87, []byte("objectClass")) // (objectClass=*)
-
-// readBase reads one attribute of one entry.
-func (c *conn) readBase(ctx context.Context, dn string, attrs ...string) (map[string][]string, error) {
-	out := map[string][]string{}
-	err := c.exchange(ctx, searchOp(dn, 0, presentFilter, attrs), nil, func(m message) (bool, error) {
-		switch m.op {
-		case opSearchEntry:
-			return false, stringValues(m.body, out)
-		case opSearchDone:
-			return true, m.result()
-		}
-		return false, nil
-	})
-	return out, err
-}
-
-// stringValues reads a SearchResultEntry's attributes into out.
-func stringValues(body ber, out map[string][]string) error {
-	if _, err := body.expect(tagOctetString); err != nil {
-		return err
-	}
-	list, err := body.expect(tagSequence)
-	if err != nil {
-		return err
-	}
-	for len(list) > 0 {
-		a, err := list.expect(tagSequence)
-		if err != nil {
-			return err
-		}
-		name, err := a.expect(tagOctetString)
-		if err != nil {
-			return err
-		}
-		vals, err := a.expect(tagSet)
-		if err != nil {
-			return err
-		}
-		for len(vals) > 0 {
-			v, err := vals.expect(tagOctetString)
-			if err != nil {
-				return err
-			}
-			out[string(name)] = append(out[string(name)], string(v))
-		}
-	}
-	return nil
-}
-
-// suffixOf finds the naming context that base is in, and whether the server
-// speaks RFC 4533.
-func (c *conn) suffixOf(ctx context.Context, base broker.DN) (suffix string, err error) {
-	root, err := c.readBase(ctx, "", "namingContexts", "supportedControl")
-	if err != nil {
-		return "", fmt.Errorf("reading the root entry of %s: %w", c.e.url, err)
-	}
-	known := false
-	for _, oid := range root["supportedControl"] {
-		known = known || oid == oidSyncRequest
-	}
-	if len(root["supportedControl"]) > 0 && !known {
-		return "", fmt.Errorf("%s does not offer content synchronization (RFC 4533); add the overlay syncprov to its database", c.e.url)
-	}
-	for _, n := range root["namingContexts"] {
-		dn, err := NormalizeDN(n)
-		if err == nil && dn != "" && within(string(base), string(dn)) && len(n) > len(suffix) {
-			suffix = n
-		}
-	}
-	return suffix, nil
 }

@@ -120,11 +120,16 @@ func appendPlainDN(b, dn []byte) ([]byte, bool) {
 		for _, c := range dn[:eq] {
 			b = append(b, lower(c))
 		}
-		short, fold := foldTypes[string(b[at:])]
-		if !fold {
-			return nil, false
+		switch string(b[at:]) {
+		case "uid", "cn", "ou", "dc", "o": // nearly all
+		default:
+			short, fold := foldTypes[string(b[at:])]
+			if !fold {
+				return nil, false
+			}
+			b = append(b[:at], short...)
 		}
-		b = append(append(b[:at], short...), '=')
+		b = append(b, '=')
 		dn = dn[eq+1:]
 		i := 0
 		for ; i < len(dn) && dn[i] != ','; i++ {

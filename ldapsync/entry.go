@@ -12,6 +12,7 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/keys"
 )
 
 // plan is a Schema made ready: which attributes are asked for, by number, and
@@ -163,12 +164,13 @@ type entry struct {
 	id    broker.EntryID
 	dn    []byte
 	attrs [][][]byte // values, by the plan's numbers
+	large int        // bytes of a message that was too long to be read; attrs is empty then
 }
 
 func (p *plan) newEntry() *entry { return &entry{attrs: make([][][]byte, len(p.names))} }
 
 func (e *entry) reset() {
-	e.dn = nil
+	e.dn, e.large = nil, 0
 	for i := range e.attrs {
 		e.attrs[i] = e.attrs[i][:0]
 	}
@@ -190,6 +192,10 @@ func (e *entry) first(i int) []byte {
 	return e.attrs[i][0]
 }
 
+// longest is the longest value that is kept, in bytes: one more than the
+// longest that is of any use, so that a cut one is still seen to be too long.
+const longest = keys.MaxLine + 1
+
 // lookup is an attribute's number, -1 when it was not asked for.
 func (p *plan) lookup(name []byte) int {
 	if i, ok := p.seen[string(name)]; ok {
@@ -203,7 +209,9 @@ func (p *plan) lookup(name []byte) int {
 	return i
 }
 
-// decodeEntry reads a SearchResultEntry (RFC 4511 §4.5.2) into e.
+// decodeEntry reads a SearchResultEntry (RFC 4511 §4.5.2) into e, without what
+// could not be used and would only fill the disk: the rest of values that are
+// too long, and keys that are too many.
 func (p *plan) decodeEntry(body ber, e *entry) error {
 	e.reset()
 	dn, err := body.expect(tagOctetString)
@@ -234,9 +242,10 @@ func (p *plan) decodeEntry(body ber, e *entry) error {
 			if err != nil {
 				return err
 			}
-			if i > 0 || i == 0 && p.class(v) != 0 {
-				e.attrs[i] = append(e.attrs[i], v)
+			if i < 0 || i == 0 && p.class(v) == 0 || i == p.user.keys && len(e.attrs[i]) > maxKeys {
+				continue
 			}
+			e.attrs[i] = append(e.attrs[i], v[:min(len(v), longest)])
 		}
 	}
 	return nil

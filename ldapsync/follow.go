@@ -45,6 +45,7 @@ type session struct {
 	nextProbe time.Time
 
 	pending time.Time // first change that is not published; zero: none
+	large   int       // of the chunk being taken in
 }
 
 // proof waits for the stream to reach csns.
@@ -161,13 +162,11 @@ func (n *session) run(ctx context.Context, full bool) error {
 			if !ok {
 				return n.c.readErr
 			}
+			n.large = k.large
 			if err := n.take(k.msgs); err != nil {
 				return err
 			}
-			select {
-			case free <- k.buf:
-			default:
-			}
+			n.c.giveBack(k, free)
 			if n.refresh == nil && !n.pending.IsZero() && (len(chunks) == 0 || time.Since(n.pending) > coalesce) {
 				n.pending = time.Time{}
 				s.settle(time.Time{})
@@ -336,7 +335,7 @@ func (n *session) entry(body ber, st syncState) error {
 		if err := s.plan.decodeEntry(body, n.e); err != nil {
 			return err
 		}
-		n.e.id = st.id
+		n.e.id, n.e.large = st.id, n.large
 		s.m.put(n.e)
 		s.recordPut(n.e)
 		if n.refresh != nil {
@@ -400,7 +399,7 @@ func (n *session) touch() {
 func (n *session) flush() {
 	n.openSegment()
 	n.s.store.do(op{kind: opData, data: n.s.batch, after: n.s.seq})
-	n.s.batch = make([]byte, 0, flushRecords+flushRecords/4)
+	n.s.batch = n.s.store.buffer()
 }
 
 func (n *session) openSegment() {
@@ -523,10 +522,10 @@ func (n *session) finish() {
 	s.refreshTook = time.Since(r.began)
 	s.settle(r.asOf)
 	n.live, n.nextProbe = true, time.Time{}
-	s.setState(Live, n.c.e.url)
 	users, groups, hosts, rules := s.m.cur.Size()
 	s.c.Log.Infof("refreshed from %s in %s (%d entries changed or new): %d users, %d groups, %d hosts, %d rules", n.c.e.url,
 		s.refreshTook.Round(time.Millisecond), r.entries, users, groups, hosts, rules)
+	s.setState(Live, n.c.e.url)
 	if r.entries > 20_000 {
 		s.tidy(users)
 	}

@@ -28,6 +28,7 @@ func FuzzMessage(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		withoutAttributes(b, b[len(b)/2:], &largeError{size: len(b), max: 1})
 		n, err := frame(b, 1<<20)
 		if err != nil || n == 0 || n > len(b) {
 			return

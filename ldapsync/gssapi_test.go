@@ -123,9 +123,9 @@ func TestGSSAPI(t *testing.T) {
 			}
 			for want, err := range map[string]error{
 				"inside TLS or over ldapi:// only": dial(Provider{URLs: []string{d.URL}}, GSSAPI{CCache: ccache}),
-				"get a ticket with kinit":       dial(p, GSSAPI{CCache: "/nonexistent"}),
-				"getting a ticket for":          dial(Provider{URLs: []string{d.LDAPI}}, GSSAPI{CCache: ccache, Service: "ldap/unknown"}),
-				"service principal":             dial(Provider{URLs: []string{d.LDAPI}}, GSSAPI{CCache: ccache}),
+				"get a ticket with kinit":          dial(p, GSSAPI{CCache: "/nonexistent"}),
+				"getting a ticket for":             dial(Provider{URLs: []string{d.LDAPI}}, GSSAPI{CCache: ccache, Service: "ldap/unknown"}),
+				"service principal":                dial(Provider{URLs: []string{d.LDAPI}}, GSSAPI{CCache: ccache}),
 			} {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("want %q: %v", want, err)

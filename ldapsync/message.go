@@ -13,7 +13,6 @@ import (
 const (
 	opBindRequest      = 0x60
 	opBindResponse     = 0x61
-	opUnbindRequest    = 0x42
 	opSearchRequest    = 0x63
 	opSearchEntry      = 0x64
 	opSearchDone       = 0x65

@@ -36,6 +36,8 @@ type store struct {
 	written int64         // bytes on disk
 	done    chan struct{} // closed when the goroutine is over; nil before start
 
+	buffers sync.Pool // of *[]byte, for large batches
+
 	w writer // of the goroutine alone
 }
 
@@ -153,6 +155,14 @@ func (s *store) do(o op) {
 	s.more.Broadcast()
 }
 
+// buffer is an empty one for a refresh's records; the writer gives it back.
+func (s *store) buffer() []byte {
+	if b, ok := s.buffers.Get().(*[]byte); ok {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, flushRecords+flushRecords/4)
+}
+
 // failLocked gives the copy on disk up until there is room and a full refresh.
 func (s *store) failLocked(err error) {
 	s.fault, s.broken, s.wanted = err.Error(), true, false
@@ -213,6 +223,9 @@ func (w *writer) run() {
 			if err := w.one(o); err != nil {
 				w.fail(err)
 				break
+			}
+			if c := cap(o.data); c >= flushRecords && c < 8*flushRecords {
+				s.buffers.Put(&o.data)
 			}
 		}
 		if time.Since(lastSync) >= syncEvery || closed {
