@@ -101,7 +101,9 @@ func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	if j.host != nil {
 		q.hostGroups = v.hostGroups(j.host)
 	}
-	for _, rule := range v.Rules() {
+	rules := v.Rules()
+	j.rules = make([]fate, 0, len(rules))
+	for _, rule := range rules {
 		j.rules = append(j.rules, q.try(rule))
 	}
 	j.settle(q, accountUntil)
