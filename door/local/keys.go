@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/door/gate"
 	"github.com/sekisho/sekisho/keys"
 	"github.com/sekisho/sekisho/wire"
 )
@@ -34,10 +35,9 @@ type offer struct {
 	blob string   // base64, empty: not said
 }
 
-func (s *Server) answerKeys(c *conn, r wire.Request) wire.Answer {
-	caller := c.caller
-	if !s.privileged(caller) {
-		if caller = s.named(caller); !isSelf(caller, r) {
+func (s *Server) answerKeys(p gate.Peer, r wire.Request) wire.Answer {
+	if p.UID != 0 && !slices.Contains(s.c.KeysCallers, p.UID) {
+		if caller := s.named(p); !isSelf(caller, r) {
 			return s.deny(caller, r)
 		}
 	}
@@ -129,15 +129,11 @@ func owners(v broker.View, login broker.Login, o offer, every bool) []*broker.Us
 	}
 	us := v.KeyOwners(o.fp, maxOwners)
 	if len(us) > 1 {
-		slices.SortFunc(us, func(a, b *broker.User) int {
-			if (a == self) != (b == self) {
-				if a == self {
-					return -1
-				}
-				return 1
-			}
-			return strings.Compare(string(a.Name), string(b.Name))
-		})
+		slices.SortFunc(us, func(a, b *broker.User) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	}
+	if self != nil && len(us) > 0 {
+		// However many others list his key.
+		us = append([]*broker.User{self}, slices.DeleteFunc(us, func(u *broker.User) bool { return u == self })...)
 	}
 	return us
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"reflect"
 	"strings"
@@ -184,5 +185,24 @@ func TestSekishoKeys(t *testing.T) {
 	cmd.Stderr = &stderr
 	if out, _ := cmd.Output(); cmd.ProcessState.ExitCode() != 75 || len(out) != 0 || !strings.Contains(stderr.String(), "no-snapshot") {
 		t.Errorf("%v %q %q", cmd.ProcessState, out, stderr.String())
+	}
+}
+
+// However many users list a key, its own account's user is asked about.
+func TestKeyListedByMany(t *testing.T) {
+	d, b := newDirectory(t)
+	for i := range 3 * maxOwners {
+		d.user(t, fmt.Sprintf("a%d", i), 62000+uint32(i), keyLine(t, "", "shared"))
+	}
+	d.user(t, "zoe", 61020, keyLine(t, "", "shared"))
+	d.user(t, "zed", 61021, keyLine(t, "", "other"))
+	d.rule(t, broker.RuleAttributes{Name: "people"})
+	path, _ := start(t, config(b))
+	c := dial(t, path)
+	if a := ask(t, c, wire.VerbKeys, "user", "zoe", "fp", key("shared").Fingerprint()); a.Outcome != wire.Yes || len(a.Body) != 1 {
+		t.Errorf("her own: %+v", a)
+	}
+	if a := ask(t, c, wire.VerbKeys, "user", "zed", "fp", key("shared").Fingerprint()); a.Outcome != wire.No || a.Body != nil {
+		t.Errorf("a key that he does not list: %+v", a)
 	}
 }

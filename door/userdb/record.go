@@ -84,6 +84,11 @@ func (l *look) userByID(id uint64) *broker.User {
 	return u
 }
 
+// gidUsers is the one system group that is everybody's, on every Linux: many a
+// directory gives it to all its people. It is their primary group and no more;
+// the group itself stays the host's own.
+const gidUsers = 100
+
 func (l *look) mayShowUser(u *broker.User) bool {
 	why := ""
 	switch {
@@ -91,11 +96,11 @@ func (l *look) mayShowUser(u *broker.User) bool {
 		why = "its name is none that an account can have"
 	case !l.validID(u.UID):
 		why = fmt.Sprintf("uid %d is not for the directory to give", u.UID)
-	case !l.validID(u.GID):
+	case u.GID != gidUsers && !l.validID(u.GID):
 		why = fmt.Sprintf("gid %d is not for the directory to give", u.GID)
 	case l.local.users[string(u.Name)], l.local.uids[u.UID]:
 		why = "/etc/passwd has its name or uid"
-	case l.local.gids[u.GID]:
+	case u.GID != gidUsers && l.local.gids[u.GID]:
 		why = fmt.Sprintf("its gid %d is a local group's", u.GID)
 	case !validPath(u.Home) && u.Home != "":
 		why = "its home directory is no plain absolute path"

@@ -505,3 +505,23 @@ func TestConfig(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// The group "users" (100) may be anybody's primary group, though it is a system
+// group; but the directory cannot say who else is in it, or what it is called.
+func TestPrimaryGroupUsers(t *testing.T) {
+	ts := start(t, testDirectory(t, func(e *broker.Edit) {
+		u := testUser(100, "plain")
+		u.GID = 100
+		e.PutUser(u)
+		e.PutGroup(broker.Group{ID: broker.EntryID{3, 1}, DN: "cn=everybody", Name: "everybody", GID: 100, Members: []broker.DN{dn("uid", "alice")}})
+	}), func(*Config) {})
+	c := dial(t, ts)
+	if got := c.ask(t, "GetUserRecord", `"userName":"plain"`)[0]; !strings.Contains(got, `"gid":100,`) {
+		t.Errorf("a user of the group 100: %s", got)
+	}
+	for _, q := range [][2]string{{"GetGroupRecord", `"gid":100`}, {"GetGroupRecord", `"groupName":"everybody"`}, {"GetMemberships", `"groupName":"everybody"`}} {
+		if got := c.ask(t, q[0], q[1])[0]; errorOf(t, got) != "NoRecordFound" {
+			t.Errorf("%s %s: %s", q[0], q[1], got)
+		}
+	}
+}
