@@ -68,10 +68,10 @@ func TestShutAtTheNextLogin(t *testing.T) {
 		{name: "deleted", shut: do("user", "rm", "N", "--yes"), reason: "no-key"},
 		{name: "renamed", shut: rename("people", "N", "N-new"), open: rename("people", "N-new", "N"), reason: "no-rule"},
 		{name: "left", shut: do("group", "set", "N-in", "--remove", "N"), open: do("group", "set", "N-in", "--add", "N"), reason: "no-rule", args: byGroup},
-		{name: "group-gone", shut: do("group", "rm", "N-in", "--yes"), reason: "no-rule", args: byGroup},
+		{name: "group-gone", shut: do("group", "rm", "N-in"), reason: "no-rule", args: byGroup},
 		{name: "nesting-cut", shut: do("group", "set", "N-top", "--remove-group", "N-in"), open: do("group", "set", "N-top", "--add-group", "N-in"), reason: "no-rule", args: byGroup},
 		{name: "group-renamed", shut: rename("groups", "N-top", "N-else"), open: rename("groups", "N-else", "N-top"), reason: "no-rule", args: byGroup},
-		{name: "rule-gone", shut: do("rule", "rm", "N", "--yes"), reason: "no-rule"},
+		{name: "rule-gone", shut: do("rule", "rm", "N"), reason: "no-rule"},
 		{name: "rule-off", shut: do("rule", "set", "N", "--enabled", "false"), open: do("rule", "set", "N", "--enabled", "true"), reason: "no-rule"},
 		{name: "rule-over", shut: do("rule", "set", "N", "--expires", yesterday.Format("2006-01-02")), open: do("rule", "set", "N", "--expires", "never"), reason: "rule-expired"},
 		{name: "rule-later", shut: do("rule", "set", "N", "--not-before", "2099-01-01"), open: do("rule", "set", "N", "--not-before", "never"), reason: "rule-not-yet"},
@@ -179,7 +179,7 @@ func TestHostsThatGo(t *testing.T) {
 	sekisho(t, "group", "set", "hosts-web", "--add-host", "web2")
 	caughtUp(t, v)
 	p.in(t, call{to: v})
-	sekisho(t, "host", "rm", "web2", "--yes")
+	sekisho(t, "host", "rm", "web2")
 	shutOut(t, v, p, "unknown-host")
 	world.alice.out(t, call{to: v}) // even by a rule for every host
 	sekisho(t, "host", "add", "web2", "--addr", v.Addr.String())

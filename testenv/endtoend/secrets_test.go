@@ -100,7 +100,7 @@ func (s *stage) searchSecrets() error {
 	close(s.watcher.stop)
 	<-s.watcher.done
 	forms := needles()
-	if len(forms) < 20 || len(s.watcher.seen) < 20 {
+	if len(forms) < 8 || len(s.watcher.seen) < 20 {
 		return fmt.Errorf("the search saw %d forms of secrets and %d processes: it cannot be right", len(forms), len(s.watcher.seen))
 	}
 	var found []error
@@ -139,7 +139,9 @@ func (s *stage) searchSecrets() error {
 	})
 	for _, h := range s.w.Hosts() {
 		for _, dir := range []string{"/run", "/var/log", "/var/lib/sekisho/snapshot"} {
-			search(h.Path(dir)+"/", func(string) bool { return true })
+			search(h.Path(dir)+"/", func(path string) bool {
+				return !strings.Contains(path, "/run/slapd-") // testenv's own directories, with all that they hold
+			})
 		}
 	}
 	if logs < 4 || files < logs+4 {
