@@ -56,6 +56,11 @@ func accessRules(l Layout) []access {
 		// A user adds and removes his own public keys, and nothing else.
 		{person + "attrs=sshPublicKey", []string{"self write", services + " read", people + " read"}},
 
+		// The policy of service accounts is not shown: who follows this tree takes the
+		// only policy that he sees for everybody's (ldapsync.Schema.PolicyDefaultDN), and
+		// with two he could not tell when a person's lock-out ends.
+		{fmt.Sprintf("to dn.exact=%q", l.servicePolicy()), nil},
+
 		// Service accounts are seen by the broker and by themselves.
 		{subtree(l.Services()), []string{broker + " read", "self read"}},
 

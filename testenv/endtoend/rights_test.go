@@ -42,7 +42,12 @@ func TestServiceAccount(t *testing.T) {
 	if people == 0 {
 		t.Fatal("the account reads no people at all: this test sees nothing")
 	}
-	// Nor can it find one out by asking for a value, or by a filter.
+	// One password policy, so that it knows whose lock-outs end by which.
+	r, err = c.Search(ldap.NewSearchRequest(world.realm.base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases, 0, 0, false, "(objectClass=pwdPolicy)", nil, nil))
+	if err != nil || len(r.Entries) != 1 || r.Entries[0].GetAttributeValue("pwdLockoutDuration") != "600" {
+		t.Errorf("the policies seen: %+v, %v", r, err)
+	}
+	// Nor can it find a secret out by asking for a value, or by a filter.
 	for _, f := range []string{"(userPassword=*)", "(krbPrincipalKey=*)", "(krbExtraData=*)", "(oathSecret=*)"} {
 		r, err := c.Search(ldap.NewSearchRequest(world.realm.base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases, 0, 0, false, f, []string{"1.1"}, nil))
 		if err != nil || len(r.Entries) != 0 {
