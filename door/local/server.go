@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/door/gate"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -49,8 +50,8 @@ func (c *Config) validate() error {
 	if c.Host == "" {
 		return errors.New("local door: Host must be set: this machine's name in the directory")
 	}
-	if c.MaxConns < 0 || c.Idle < 0 || c.Request < 0 || c.Answer < 0 {
-		return errors.New("local door: a limit is below zero")
+	if c.Answer < 0 {
+		return errors.New("local door: Answer is below zero")
 	}
 	for name, v := range c.Verbs {
 		if name == wire.VerbKeys {
@@ -84,8 +85,7 @@ type Verb struct {
 
 // Caller is who asks, as the kernel says.
 type Caller struct {
-	UID, GID uint32
-	PID      int32
+	gate.Peer
 	// User is the directory's user with this uid; empty when there is none,
 	// or more than one.
 	User broker.UserName
@@ -99,7 +99,7 @@ func (c Caller) Root() bool { return c.UID == 0 }
 type Server struct {
 	c     Config // immutable after New
 	verbs map[string]Verb
-	door  gate
+	gate  *gate.Gate
 
 	requests, denied, malformed atomic.Uint64
 }
@@ -129,75 +129,27 @@ func New(c Config) (*Server, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 4096
 	}
-	s := &Server{c: c, verbs: map[string]Verb{}}
-	for name, v := range c.Verbs {
-		s.verbs[name] = v
+	busy, err := wire.AppendAnswer(nil, refusal(wire.ReasonBusy, "too many connections at once: try again later"))
+	if err != nil {
+		return nil, fmt.Errorf("local door: %w", err)
 	}
-	s.door = gate{max: c.MaxConns, conns: map[*conn]struct{}{}, byUID: map[uint32]int{}}
-	return s, nil
+	g, err := gate.New(gate.Config{Max: c.MaxConns, PerUID: perUID, Privileged: c.KeysCallers,
+		Idle: c.Idle, Request: c.Request, Busy: busy, Log: c.Log})
+	if err != nil {
+		return nil, fmt.Errorf("local door: %w", err)
+	}
+	return &Server{c: c, verbs: maps.Clone(c.Verbs), gate: g}, nil
 }
 
 // Stats reads the counters.
 func (s *Server) Stats() Stats {
-	open, busy := s.door.count()
-	return Stats{open, s.requests.Load(), s.denied.Load(), s.malformed.Load(), busy}
+	g := s.gate.Stats()
+	return Stats{g.Open, s.requests.Load(), s.denied.Load(), s.malformed.Load(), g.Busy}
 }
 
 // Serve answers on l, a unix stream listener, until ctx ends, and closes l. It
 // returns when the last of its connections has: nil when ctx ended, or what
 // made the listener fail. It may run for several listeners at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer cancel() // before all.Wait: connections end with their listener
-	all.Go(func() {
-		<-ctx.Done()
-		l.Close()
-		s.door.hurry(ctx)
-	})
-	for pause := time.Duration(0); ; {
-		nc, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = 0
-		case ctx.Err() != nil:
-			return nil
-		case temporary(err):
-			// Out of descriptors or memory: what is open goes on.
-			if pause = min(max(2*pause, 5*time.Millisecond), time.Second); pause >= time.Second {
-				s.c.Log.WithError(err).Error("accepting connections: raise the limit of open files (LimitNOFILE)")
-			}
-			sleep(ctx, pause)
-			continue
-		default:
-			return fmt.Errorf("accepting connections: %w", err)
-		}
-		c, err := newConn(ctx, nc)
-		if err != nil {
-			s.c.Log.WithError(err).Warn("asking the kernel who is calling: connection closed")
-			nc.Close()
-			continue
-		}
-		if !s.door.enter(c, s.privileged(c.caller)) {
-			c.turnAway()
-			continue
-		}
-		all.Go(func() {
-			defer s.door.leave(c)
-			s.talk(c)
-		})
-	}
-}
-
-// privileged callers are root and those who ask for sshd.
-func (s *Server) privileged(c Caller) bool { return c.Root() || s.keysCaller(c) }
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
+	return s.gate.Serve(ctx, l, s.talk)
 }

@@ -9,9 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -194,35 +192,10 @@ func dial(t testing.TB, path string) net.Conn {
 	return c
 }
 
-// dialAs connects as another user: the kernel notes the credentials of the
-// thread that calls connect(2).
+// dialAs connects as another user.
 func dialAs(t testing.TB, path string, uid int) net.Conn {
 	t.Helper()
-	type result struct {
-		fd  int
-		err error
-	}
-	got := make(chan result)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its ids
-		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-		if err == nil {
-			n := uintptr(uid)
-			if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, n, n, n); e != 0 {
-				err = e
-			} else {
-				err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
-			}
-		}
-		got <- result{fd, err}
-	}()
-	r := <-got
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	f := os.NewFile(uintptr(r.fd), path)
-	defer f.Close()
-	c, err := net.FileConn(f)
+	c, err := testenv.DialAs(path, uid, uid, uid)
 	if err != nil {
 		t.Fatal(err)
 	}

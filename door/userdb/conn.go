@@ -5,60 +5,23 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"os"
-	"syscall"
-	"time"
+
+	"github.com/sekisho/sekisho/door/gate"
 )
 
-// conn is one connection. Its goroutine alone uses it, but for nc's deadlines.
+// conn is one connection and what was read of it.
 type conn struct {
-	ctx context.Context // of the Serve that accepted it
-	nc  *net.UnixConn
-	uid uint32 // who is calling, as the kernel says
+	*gate.Conn
 	buf []byte // what was read and is not yet a whole message
-}
-
-// newConn asks the kernel who is on the other side (unix(7), SO_PEERCRED).
-func newConn(ctx context.Context, nc net.Conn) (*conn, error) {
-	uc, ok := nc.(*net.UnixConn)
-	if !ok {
-		return nil, errors.New("it is no unix socket")
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var cred *syscall.Ucred
-	if cerr := raw.Control(func(fd uintptr) {
-		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	}); cerr != nil {
-		return nil, cerr
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &conn{ctx: ctx, nc: uc, uid: cred.Uid}, nil
 }
 
 // errTooLong says that a message is longer than maxMessage.
 var errTooLong = errors.New("the message is too long")
 
 // next reads one message and returns it without its NUL (https://varlink.org,
-// "Transport"). It is good until the next call. It waits idle for the first
-// byte and request for the rest.
-func (c *conn) next(idle, request time.Duration) ([]byte, error) {
-	wait, scanned := idle, 0
-	if len(c.buf) > 0 {
-		wait = request
-	}
-	if err := c.nc.SetReadDeadline(time.Now().Add(wait)); err != nil {
-		return nil, err
-	}
-	if c.ctx.Err() != nil { // after the deadline is set: see gate.hurry
-		return nil, os.ErrDeadlineExceeded
-	}
-	for {
+// "Transport"). It is good until the next call.
+func (c *conn) next() ([]byte, error) {
+	for scanned := 0; ; {
 		if i := bytes.IndexByte(c.buf[scanned:], 0); i >= 0 {
 			msg := c.buf[:scanned+i]
 			c.buf = c.buf[scanned+i+1:]
@@ -71,12 +34,7 @@ func (c *conn) next(idle, request time.Duration) ([]byte, error) {
 		if cap(c.buf)-len(c.buf) < 512 {
 			c.buf = append(make([]byte, 0, 2*len(c.buf)+1024), c.buf...)
 		}
-		n, err := c.nc.Read(c.buf[len(c.buf):min(cap(c.buf), maxMessage+1)])
-		if scanned == 0 && n > 0 {
-			if err := c.nc.SetReadDeadline(time.Now().Add(request)); err != nil {
-				return nil, err
-			}
-		}
+		n, err := c.Read(c.buf[len(c.buf):min(cap(c.buf), maxMessage+1)])
 		c.buf = c.buf[:len(c.buf)+n]
 		if n == 0 && err != nil {
 			if err == io.EOF && len(c.buf) > 0 {
@@ -87,42 +45,30 @@ func (c *conn) next(idle, request time.Duration) ([]byte, error) {
 	}
 }
 
-// turnAway tells a caller for whom there is no room to go, without waiting for
-// what he has to say.
-func (c *conn) turnAway() {
-	c.nc.SetWriteDeadline(time.Now().Add(time.Millisecond)) // its send buffer is empty: this does not wait
-	c.nc.Write(appendReply(nil, reply{Error: errUnavailable}))
-	c.nc.Close()
-}
-
 // talk answers calls until the caller goes, is silent, or says something that
-// is no call: on a stream out of step nothing can be answered.
-func (s *Server) talk(c *conn) {
-	for {
-		msg, err := c.next(s.c.Idle, s.c.Request)
+// is no call (on a stream out of step nothing can be answered), or the door
+// shuts.
+func (s *Server) talk(_ context.Context, gc *gate.Conn) {
+	c := conn{Conn: gc}
+	for c.Next(len(c.buf) > 0) {
+		msg, err := c.next()
 		if err != nil {
 			if errors.Is(err, errTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
-				s.bad(c, err)
+				s.bad(c.UID, err)
 			}
 			return
 		}
 		call, err := parseCall(msg)
 		if err != nil {
-			s.bad(c, err)
+			s.bad(c.UID, err)
 			return
 		}
 		s.calls.Add(1)
 		if call.oneway { // wants no answer, and we change nothing
 			continue
 		}
-		out := sink{send: func(b []byte) error {
-			if err := c.nc.SetWriteDeadline(time.Now().Add(s.c.Request)); err != nil {
-				return err
-			}
-			_, err := c.nc.Write(b)
-			return err
-		}}
-		s.answer(c.uid, call, &out)
+		out := sink{send: func(b []byte) error { _, err := c.Write(b); return err }}
+		s.answer(c.UID, call, &out)
 		if out.flush() != nil {
 			return
 		}
@@ -158,7 +104,7 @@ func (k *sink) flush() error {
 	return k.err
 }
 
-func (s *Server) bad(c *conn, err error) {
+func (s *Server) bad(uid uint32, err error) {
 	s.malformed.Add(1)
-	s.c.Log.WithError(err).WithField("uid", c.uid).Debug("not a Varlink call: connection closed")
+	s.c.Log.WithError(err).WithField("uid", uid).Debug("not a Varlink call: connection closed")
 }

@@ -1,6 +1,7 @@
 package userdb
 
 import (
+	"bufio"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/testenv"
 )
 
 const getInfo = `{"method":"org.varlink.service.GetInfo"}` + "\x00"
@@ -175,25 +177,41 @@ func TestTwoThousand(t *testing.T) {
 	}
 }
 
-// TestGate: one user cannot take the others' room, nor all of them root's.
-func TestGate(t *testing.T) {
-	g := gate{max: 40, conns: map[*conn]struct{}{}, byUID: map[uint32]int{}}
-	enter := func(uid uint32) (n int, last *conn) {
-		for {
-			c := &conn{uid: uid}
-			if !g.enter(c) {
-				return n, last
-			}
-			n, last = n+1, c
+// TestRoom: one user gets a quarter, two users half, and the next is told that
+// there is no room.
+func TestRoom(t *testing.T) {
+	ts := start(t, testDirectory(t, nil), func(c *Config) { c.MaxConns = 40 })
+	for dir, i := ts.path, 0; i < 3; dir, i = filepath.Dir(dir), i+1 { // for other users
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
 		}
 	}
 	for i, want := range []int{10, 10, 0} {
-		if n, _ := enter(uint32(1000 + i)); n != want {
-			t.Errorf("user %d got %d, want %d", i, n, want)
+		uid, got := 20001+i, 0
+		for ; got <= want; got++ {
+			nc, err := testenv.DialAs(ts.path, uid, uid, uid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { nc.Close() })
+			nc.SetDeadline(time.Now().Add(20 * time.Second))
+			c := &client{nc, bufio.NewReader(nc)}
+			c.Write([]byte(getInfo))
+			if errorOf(t, c.next(t)) == "ServiceNotAvailable" {
+				break
+			}
+		}
+		if got != want {
+			t.Errorf("user %d got %d, want %d", uid, got, want)
 		}
 	}
-	if n, _ := enter(0); n != 20 {
-		t.Errorf("root got %d", n)
+	c := dial(t, ts)
+	c.send(t, getInfo)
+	if got := errorOf(t, c.next(t)); got != "" {
+		t.Errorf("root: %s", got)
+	}
+	if s := ts.Stats(); s.Open != 21 || s.Busy != 3 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/door/gate"
 )
 
 // Service is our name among the user database services of a machine. It is
@@ -82,8 +83,8 @@ func (c *Config) validate() error {
 	if c.Request == 0 {
 		c.Request = 3 * time.Second
 	}
-	if c.Members < 0 || c.MaxConns < 4 || c.Idle < 0 || c.Request < 0 {
-		return errors.New("users door: a limit is too small")
+	if c.Members < 0 {
+		return errors.New("users door: Members is below zero")
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ func (c *Config) validate() error {
 type Server struct {
 	c     Config // immutable after New
 	local *localFiles
-	gate  gate
+	gate  *gate.Gate
 	noted notes
 
 	calls, malformed atomic.Uint64
@@ -112,62 +113,25 @@ func New(c Config) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	return &Server{c: c, local: newLocalFiles(c.Etc), gate: gate{max: c.MaxConns, conns: map[*conn]struct{}{}, byUID: map[uint32]int{}}}, nil
+	g, err := gate.New(gate.Config{Max: c.MaxConns, PerUID: c.MaxConns / 4, Idle: c.Idle, Request: c.Request,
+		Busy: appendReply(nil, reply{Error: errUnavailable}), Log: c.Log})
+	if err != nil {
+		return nil, fmt.Errorf("users door: %w", err)
+	}
+	return &Server{c: c, local: newLocalFiles(c.Etc), gate: g}, nil
 }
 
 // Stats reads the counters.
 func (s *Server) Stats() Stats {
-	open, busy := s.gate.count()
-	return Stats{open, s.calls.Load(), s.malformed.Load(), busy}
+	g := s.gate.Stats()
+	return Stats{g.Open, s.calls.Load(), s.malformed.Load(), g.Busy}
 }
 
 // Serve answers on l, a unix stream listener such as Listen makes, until ctx
 // ends, and closes l. It returns when the last of its connections has: nil
 // when ctx ended, or what made the listener fail.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer cancel() // before all.Wait: connections end with their listener
-	all.Go(func() {
-		<-ctx.Done()
-		l.Close()
-		s.gate.hurry(ctx)
-	})
-	for pause := time.Duration(0); ; {
-		nc, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = 0
-		case ctx.Err() != nil:
-			return nil
-		case outOfRoom(err): // what is open goes on
-			if pause = min(max(2*pause, time.Millisecond), 100*time.Millisecond); pause == 100*time.Millisecond {
-				s.c.Log.WithError(err).Error("accepting connections: raise the limit of open files (LimitNOFILE)")
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
-			continue
-		default:
-			return fmt.Errorf("users door: accepting connections: %w", err)
-		}
-		c, err := newConn(ctx, nc)
-		if err != nil {
-			s.c.Log.WithError(err).Warn("asking the kernel who is calling: connection closed")
-			nc.Close()
-			continue
-		}
-		if !s.gate.enter(c) {
-			c.turnAway()
-			continue
-		}
-		all.Go(func() {
-			defer s.gate.leave(c)
-			s.talk(c)
-		})
-	}
+	return s.gate.Serve(ctx, l, s.talk)
 }
 
 // notes remembers which entries' faults were logged, so that a lookup that is

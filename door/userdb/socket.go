@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,14 +70,4 @@ func Listen(f *os.File) (net.Listener, error) {
 		return nil, fmt.Errorf("users door: listening: %w", err)
 	}
 	return l, nil
-}
-
-// outOfRoom reports errors of accept(2) that pass: no descriptors, no memory.
-func outOfRoom(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
