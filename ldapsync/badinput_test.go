@@ -250,6 +250,7 @@ func TestHugeEntry(t *testing.T) {
 	d.modify(userDN("u25"), "add", "sshPublicKey", huge(2)...)
 	c := d.config(t)
 	c.MaxMessage = 1 << 20
+	c.URLs, c.External = []string{d.URL}, false
 	r := startSync(t, c)
 	v := r.until("the others are there", hasUser("u49"))
 	if n, _, _, _ := v.Size(); n != 49 || hasUser("u25")(v) {

@@ -324,3 +324,39 @@ func TestKilledInRefresh(t *testing.T) {
 		t.Fatalf("%d of %d users are published", n, users)
 	}
 }
+
+// TestTransports: large refreshes, and single changes after them, over every
+// kind of connection.
+func TestTransports(t *testing.T) {
+	const users = 8000
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "dn: %s\nobjectClass: dcObject\nobjectClass: organization\ndc: example\no: example\n\n", testBase)
+	for i := range users {
+		fmt.Fprintf(&b, "dn: uid=u%d,%s\nobjectClass: account\nobjectClass: posixAccount\nuid: u%d\ncn: x\nuidNumber: %d\ngidNumber: 5000\nhomeDirectory: /h\n\n", i, testBase, i, 2000+i)
+	}
+	ca := testCA(t, "ours")
+	d := startDirectory(t, testenv.SlapdConfig{LDIF: b.Bytes(), NoSync: true, Debug: "0", CA: ca})
+	file := writeFile(t, ca.PEM)
+	for i, p := range []Provider{{URLs: []string{d.LDAPI}}, {URLs: []string{d.URL}}, {URLs: []string{d.TLSURL}, CAFile: file},
+		{URLs: []string{d.URL}, CAFile: file, StartTLS: true}} {
+		c := d.config(t)
+		c.Provider = p
+		r := startSync(t, c)
+		v := r.until("all is there", hasUser("u0"))
+		if n, _, _, _ := v.Size(); n != users+i {
+			t.Errorf("%+v: %d users", p, n)
+		}
+		r.live()
+		began := time.Now()
+		name := fmt.Sprintf("new%d", i)
+		d.user(name, 20_000+i)
+		r.until("the new user is there", hasUser(name))
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("%+v: a change took %s", p, took)
+		}
+		if !r.proves() {
+			t.Errorf("%+v: AsOf stands still", p)
+		}
+		r.stop()
+	}
+}
