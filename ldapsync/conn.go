@@ -25,8 +25,6 @@ type conn struct {
 	start, end int
 
 	lastRead atomic.Int64 // time of the last read that brought bytes, Unix ns
-	bulk     atomic.Bool  // much is coming: read it in large pieces
-	low      bool         // bulk, as the socket knows it; of the reader alone
 	reading  sync.WaitGroup
 	readErr  error // why the stream ended; set before chunks is closed
 	quit     chan struct{}
@@ -48,10 +46,6 @@ const (
 	// longestSkip bounds an entry whose attributes are passed over.
 	longestSkip = 1 << 30
 	edge        = 64 << 10 // of its beginning and end are looked at
-	// In a refresh, a read that brought less than bulkRead bytes lets some more
-	// come together before the next.
-	bulkRead = 96 << 10
-	bulkWait = 2 * time.Millisecond
 )
 
 // connect dials, secures and binds, all within the provider's timeout.

@@ -138,10 +138,11 @@ func tlsMend(p *Provider, e endpoint, err error) error {
 // the address that was really reached.
 func (p *Provider) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	d := net.Dialer{KeepAlive: 15 * time.Second}
-	raw, err := d.DialContext(ctx, e.network, e.addr)
+	sock, err := d.DialContext(ctx, e.network, e.addr)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %s: %w", e.url, err)
 	}
+	raw := &gather{Conn: sock}
 	if !e.tls {
 		if a, ok := raw.RemoteAddr().(*net.TCPAddr); ok && p.BindDN != "" && !p.StartTLS && !a.IP.IsLoopback() {
 			raw.Close()

@@ -425,7 +425,7 @@ func (n *session) begin(full bool) {
 		r.seen = map[broker.EntryID]struct{}{}
 	}
 	n.refresh = r
-	n.c.bulk.Store(true)
+	gatherOf(n.c.net).bulk.Store(true)
 	s.batch = nil
 	s.m.begin()
 	s.m.deferGroup = full
@@ -514,7 +514,7 @@ func (n *session) finish() {
 		n.flush()
 	}
 	n.refresh = nil
-	n.c.bulk.Store(false)
+	gatherOf(n.c.net).bulk.Store(false)
 	s.pos = r.pos
 	if r.full {
 		s.full, s.dueFull = false, s.nextFull()

@@ -1,14 +1,8 @@
 package ldapsync
 
 import (
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
-	"os"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // stream starts the goroutine that reads messages; chunks is closed when the
@@ -23,6 +17,7 @@ func (c *conn) stream(chunks chan<- chunk, free <-chan []byte) {
 }
 
 func (c *conn) readOn(chunks chan<- chunk, free <-chan []byte) error {
+	g := gatherOf(c.net)
 	for {
 		// How many bytes are whole messages?
 		whole, need := c.start, 0
@@ -50,70 +45,15 @@ func (c *conn) readOn(chunks chan<- chunk, free <-chan []byte) error {
 			continue
 		}
 		c.makeRoom(need)
-		if err := c.fillMore(); err != nil {
+		if err := c.fill(); err != nil {
 			return err
 		}
-	}
-}
-
-// fillMore is fill, but in a refresh it waits until some more has come
-// together. slapd writes entry by entry, and each write would wake us: the
-// kernel is told to wake us for no less than bulkRead bytes, and a deadline
-// brings us to what is less than that. It halves what a refresh costs.
-func (c *conn) fillMore() error {
-	for {
-		bulk := c.bulk.Load()
-		if bulk != c.low {
-			if err := c.setLow(bulk); err != nil {
+		for g.ready() && c.end < len(c.buf) { // TLS gives one record, one entry, at a time
+			if err := c.fill(); err != nil {
 				return err
 			}
 		}
-		if !bulk {
-			return c.fill()
-		}
-		had := c.end
-		if err := c.net.SetReadDeadline(time.Now().Add(2 * bulkWait)); err != nil {
-			return fmt.Errorf("reading from %s: %w", c.e.url, err)
-		}
-		err := c.fill()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		}
-		if err == nil && c.end-had < bulkRead {
-			time.Sleep(bulkWait)
-		}
-		return err
 	}
-}
-
-// setLow sets or takes back the least number of bytes that the kernel wakes us
-// for (SO_RCVLOWAT, which counts on TCP only), and the deadline with it.
-func (c *conn) setLow(on bool) error {
-	c.low = on
-	least := 1
-	if on {
-		least = bulkRead
-	} else if err := c.net.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("reading from %s: %w", c.e.url, err)
-	}
-	raw := c.net
-	if t, ok := raw.(*tls.Conn); ok {
-		raw = t.NetConn()
-	}
-	t, ok := raw.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	rc, err := t.SyscallConn()
-	if err == nil {
-		var err2 error
-		err = rc.Control(func(fd uintptr) { err2 = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, least) })
-		err = errors.Join(err, err2)
-	}
-	if err != nil {
-		return fmt.Errorf("setting up the connection to %s: %w", c.e.url, err)
-	}
-	return nil
 }
 
 // deliver hands over what is before whole, and goes on in another buffer.
@@ -166,7 +106,7 @@ func (c *conn) passOver(l *largeError, chunks chan<- chunk) error {
 	}
 	for c.end-c.start < edge { // less than l.size, since MaxMessage is no smaller
 		c.makeRoom(edge)
-		if err := c.fillMore(); err != nil {
+		if err := c.fill(); err != nil {
 			return err
 		}
 	}
@@ -176,7 +116,7 @@ func (c *conn) passOver(l *largeError, chunks chan<- chunk) error {
 	for at := 0; at < l.size; {
 		if c.start == c.end {
 			c.start, c.end = 0, 0
-			if err := c.fillMore(); err != nil {
+			if err := c.fill(); err != nil {
 				return err
 			}
 		}
