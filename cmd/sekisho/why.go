@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -60,6 +61,9 @@ Exit codes: 0 yes; 1 no; 2 wrong usage; 3 could not find out.`,
 				}
 			}
 			ans, err := a.ask(c.Context(), r)
+			if ans.Reason == wire.ReasonCaller {
+				return errors.New(ans.Text) // nobody said no to USER
+			}
 			if err != nil {
 				return err
 			}
