@@ -95,9 +95,7 @@ func TestRestored(t *testing.T) {
 	d.modify(userDN("u1"), "replace", "loginShell", "/bin/zsh")
 	r.until("u1 has zsh", func(v broker.View) bool { u, _ := v.User("u1"); return u.Shell == "/bin/zsh" })
 	began := time.Now()
-	if err := d.Rebuild(t.Context(), backup); err != nil {
-		t.Fatal(err)
-	}
+	d.rebuild(backup)
 	v := r.until("the backup's state is there", hasNoUser("late"))
 	if took := time.Since(began); took < 500*time.Millisecond {
 		t.Errorf("a provider that is behind was believed after %s", took)
@@ -189,16 +187,12 @@ func TestHeldReturns(t *testing.T) {
 	r := startSync(t, c)
 	r.until("u39 is there", hasUser("u39"))
 	r.live()
-	if err := d.Rebuild(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
+	d.rebuild(nil)
 	wait(t, "the empty directory is held back", func() bool { return r.Status().Held != nil })
 	if h := r.Status().Held; h.Users != 40 {
 		t.Errorf("held: %+v", h)
 	}
-	if err := d.Rebuild(t.Context(), backup); err != nil {
-		t.Fatal(err)
-	}
+	d.rebuild(backup)
 	wait(t, "the hold ends by itself", func() bool { return r.Status().Held == nil })
 	r.live()
 	if !hasUser("u00")(r.View()) {
