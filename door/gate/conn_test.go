@@ -90,7 +90,7 @@ func sip(c net.Conn) time.Duration {
 }
 
 func TestDeadlines(t *testing.T) {
-	const idle, request = 900 * time.Millisecond, 300 * time.Millisecond
+	const idle, request = 1500 * time.Millisecond, 300 * time.Millisecond
 	c, _ := config()
 	c.Idle, c.Request = idle, request
 	s := start(t, c, lines)
@@ -103,6 +103,12 @@ func TestDeadlines(t *testing.T) {
 			asked(t, c)
 			return ends(t, c)
 		}, idle, idle},
+		"requests for longer than one may take": {func(t *testing.T, c net.Conn) time.Duration {
+			for begin := time.Now(); time.Since(begin) < (answerWrites+1)*request; time.Sleep(request / 2) {
+				asked(t, c)
+			}
+			return ends(t, c)
+		}, idle - request/2, idle - request/2},
 		"half a request": {func(t *testing.T, c net.Conn) time.Duration {
 			send(t, c, "ha")
 			return ends(t, c)
@@ -166,6 +172,9 @@ func TestStop(t *testing.T) {
 			}
 			if _, err := c.Write(b[:n]); err != nil {
 				return
+			}
+			if b[0] == 's' && c.Next(true) {
+				t.Error("another request may begin")
 			}
 		}
 	})

@@ -15,7 +15,7 @@
 //
 // One goroutine and one small buffer a connection. Connections are counted,
 // those of unprivileged users in a share of their own and for each uid, so
-// that they cannot keep sshd out. A connection that is too many is told so
+// that they cannot keep sshd out; package gate says what is left to them. A connection that is too many is told so
 // and closed. A request must arrive whole within Config.Request of its first
 // byte, a connection without one is closed after Config.Idle, and an answer
 // that is not taken within Config.Request ends it too. Nothing is logged for
