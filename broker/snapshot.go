@@ -1,8 +1,10 @@
 package broker
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -122,6 +124,27 @@ func (s *Snapshot) UserByID(id EntryID) *User { u, _ := s.usersByID.get(id); ret
 
 // UserByDN returns the user with that DN or nil.
 func (s *Snapshot) UserByDN(dn DN) *User { u, _ := s.usersByDN.get(dn); return u }
+
+// Ambiguous returns users whose name or uid number stands in another entry too,
+// sorted by name, at most limit of each kind: all of them are shut out. It looks
+// at the whole directory: some ten milliseconds for a million users.
+func (s *Snapshot) Ambiguous(limit int) []*User {
+	var us []*User
+	for _, repeats := range []func(func(*User) bool){s.usersByName.repeats, s.usersByUID.repeats} {
+		n := 0
+		repeats(func(u *User) bool {
+			if !slices.Contains(us, u) {
+				us = append(us, u)
+				n++
+			}
+			return n < limit
+		})
+	}
+	slices.SortFunc(us, func(a, b *User) int {
+		return cmp.Or(strings.Compare(string(a.Name), string(b.Name)), strings.Compare(string(a.DN), string(b.DN)))
+	})
+	return us
+}
 
 // KeyOwners returns the users who list a key with this fingerprint (SHA-256 of
 // the plain key's blob), at most limit of them.

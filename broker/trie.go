@@ -101,6 +101,35 @@ func walkNode[T any](n *trieNode[T], f func(*T) bool) bool {
 	return true
 }
 
+// repeats calls f for every value that shares its key with another, until f
+// returns false. Values of one key are in one bucket, so it compares few.
+func (t *trie[K, T]) repeats(f func(*T) bool) { t.repeatsIn(t.root, f) }
+
+func (t *trie[K, T]) repeatsIn(n *trieNode[T], f func(*T) bool) bool {
+	switch {
+	case n == nil:
+		return true
+	case n.kids != nil:
+		for _, k := range n.kids {
+			if !t.repeatsIn(k, f) {
+				return false
+			}
+		}
+		return true
+	}
+	for i, v := range n.vals {
+		for j, w := range n.vals {
+			if i != j && n.tags[i] == n.tags[j] && t.key(v) == t.key(w) {
+				if !f(v) {
+					return false
+				}
+				break
+			}
+		}
+	}
+	return true
+}
+
 // put adds v beside whatever is there under its key.
 func (t *trie[K, T]) put(tok *editToken, v *T) {
 	t.root = t.putNode(tok, t.root, trieHash(t.key(v)), v, 0)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -24,7 +25,9 @@ func (d *daemon) statusVerb() local.Verb {
 		May: local.Anyone,
 		Do: func(_ context.Context, c local.Caller, _ wire.Request) wire.Answer {
 			s := d.status()
-			if !c.Root() && c.UID != uint32(os.Getuid()) {
+			if c.Root() || c.UID == uint32(os.Getuid()) {
+				d.addAmbiguous(&s.Sync)
+			} else {
 				s = forAnyone(s)
 			}
 			body, err := report.Encode(s)
@@ -127,6 +130,22 @@ func (d *daemon) status() report.Status {
 	st := d.local.Stats()
 	r.Socket = &report.Socket{Open: st.Open, Requests: st.Requests, Denied: st.Denied, Malformed: st.Malformed, Busy: st.Busy}
 	return r
+}
+
+// addAmbiguous puts the users who shut each other out before what else is not
+// used. It looks at the whole directory, so only root may have it done.
+func (d *daemon) addAmbiguous(y *report.Sync) {
+	s := d.sync.View().Snapshot
+	if s == nil {
+		return
+	}
+	var out []report.Skipped
+	for _, u := range s.Ambiguous(maxShown / 5) {
+		out = append(out, report.Skipped{DN: clip(string(u.DN)), Whole: true, Why: clip(fmt.Sprintf(
+			"the name %s or the uid number %d stands in another entry too: all of them are shut out until one is left", u.Name, u.UID))})
+	}
+	y.SkippedEntries += len(out)
+	y.Skipped = append(out, y.Skipped...)
 }
 
 // forAnyone leaves what an unprivileged user may know.

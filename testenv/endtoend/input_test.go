@@ -124,7 +124,7 @@ func TestBadEntries(t *testing.T) {
 	t.Run("status", func(t *testing.T) {
 		for dn, why := range map[string]string{
 			"uid=huge,": "sshPublicKey", "uid=utf,": "sshPublicKey", "uid=nul,": "sshPublicKey", "uid=newline,": "sshPublicKey",
-			"uid=options,": "sshPublicKey", "uid=zero,": "floor", "uid=www,": "floor", "uid=big,": "uidNumber",
+			"uid=options,": "sshPublicKey", "uid=same1,": "shut out", "uid=same2,": "shut out", "uid=twin,": "shut out", "uid=zero,": "floor", "uid=www,": "floor", "uid=big,": "uidNumber",
 			"uid=a/b,": "account name", "uid=sp ace,": "account name", "uid=100%,": "account name", "uid=-dash,": "account name",
 			"cn=bad1,": "now and then", "cn=bad2,": "command:id",
 		} {
