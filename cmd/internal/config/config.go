@@ -104,6 +104,11 @@ type Directory struct {
 	Filter string `toml:"filter"`
 	// KeyAttribute holds the SSH keys. Empty: what the schema says.
 	KeyAttribute string `toml:"key_attribute"`
+	// PasswordPolicy is the DN of the default password policy (ppolicy), which
+	// says when a lock-out ends. Empty: the one that there is; where there are
+	// several, a lock-out of a user without a policy of his own then holds until
+	// an administrator unlocks him.
+	PasswordPolicy string `toml:"password_policy"`
 }
 
 // Snapshot is the copy of the directory that sekishod answers from.

@@ -31,6 +31,7 @@ base = "dc=example,dc=org"
 bind_dn = "cn=sekishod,ou=services,dc=example,dc=org"
 password_file = "/etc/sekisho/password"
 schema = "freeipa"
+password_policy = "cn=default,ou=policies,dc=example,dc=org"
 [snapshot]
 max_age = "90m"
 [keys]
@@ -38,6 +39,9 @@ types = ["ssh-ed25519"]
 `), "f")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if schema, err := c.Schema(); err != nil || schema.PolicyDefaultDN != "cn=default,ou=policies,dc=example,dc=org" {
+		t.Errorf("the default policy is %q, %v", schema.PolicyDefaultDN, err)
 	}
 	if c.Host != "web1.example.org" || c.Embedded() || c.Snapshot.MaxAge.String() != "90m" || c.Policy().Types[0] != "ssh-ed25519" {
 		t.Errorf("got %+v", c)
@@ -69,6 +73,7 @@ func TestRefused(t *testing.T) {
 		{"root", "user = \"root\"\n", "other than root"},
 		{"base without url", "[directory]\nbase = \"dc=x\"\n", "directory.url is not"},
 		{"no base", dir, "directory.base is not set"},
+		{"no policy", dir + "base = \"dc=x\"\npassword_policy = \"default\"\n", "directory.password_policy"},
 		{"no DN", dir + "base = \"x\"\n", "is no DN"},
 		{"clear", "[directory]\nurl = [\"ldap://a.example.org\"]\nbase = \"dc=x\"\n", "without TLS"},
 		{"clear, named like loopback", "[directory]\nurl = [\"ldap://localhost.example.org\"]\nbase = \"dc=x\"\n", "without TLS"},

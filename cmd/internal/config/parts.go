@@ -28,7 +28,7 @@ func (c Config) Schema() (ldapsync.Schema, error) {
 		return s, err
 	}
 	s.UserBase, s.GroupBase, s.HostBase, s.RuleBase = d.UserBase, d.GroupBase, d.HostBase, d.RuleBase
-	s.Filter = d.Filter
+	s.Filter, s.PolicyDefaultDN = d.Filter, d.PasswordPolicy
 	if d.KeyAttribute != "" {
 		s.UserKeys = d.KeyAttribute
 	}

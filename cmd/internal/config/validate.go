@@ -108,7 +108,7 @@ func (c Config) checkDirectory() error {
 		}
 	}
 	for _, n := range []struct{ key, dn string }{{"base", d.Base}, {"bind_dn", d.BindDN}, {"user_base", d.UserBase},
-		{"group_base", d.GroupBase}, {"host_base", d.HostBase}, {"rule_base", d.RuleBase}} {
+		{"group_base", d.GroupBase}, {"host_base", d.HostBase}, {"rule_base", d.RuleBase}, {"password_policy", d.PasswordPolicy}} {
 		if _, err := ldap.ParseDN(n.dn); err != nil {
 			return fmt.Errorf("directory.%s %q is no DN", n.key, clip(n.dn))
 		}
