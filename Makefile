@@ -43,10 +43,13 @@ vet:
 fmt-check:
 	@bad=$$(gofmt -l $$(testenv/list.sh go)); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
 
-bench: build
+bench: build build/bin/bench
 	testenv/packages.sh base bench
-	$(GO) build -trimpath -o build/bin/ ./bench
 	build/bin/bench
+
+build/bin/bench: FORCE
+	$(GO) build -trimpath -o build/bin/ ./bench
+FORCE:
 
 demo: packages build
 	$(GO) build -trimpath -o build/bin/ ./testenv/demo
