@@ -49,10 +49,10 @@ func (s *scene) step(what string, f func() error) bool {
 	took := time.Since(t)
 	if err != nil {
 		s.failed = true
-		fmt.Printf("FAIL  %-66s %8s\n      %s\n", what, round(took), strings.ReplaceAll(err.Error(), "\n", "\n      "))
+		fmt.Printf("FAIL  %-74s %8s\n      %s\n", what, round(took), strings.ReplaceAll(err.Error(), "\n", "\n      "))
 		return false
 	}
-	fmt.Printf("ok    %-66s %8s\n", what, round(took))
+	fmt.Printf("ok    %-74s %8s\n", what, round(took))
 	return true
 }
 
