@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -99,25 +100,11 @@ func serviceUser(t testing.TB) (uid, gid int) {
 	return uid, gid
 }
 
-// freePort gives an address whose port is free for TCP and UDP.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		u, err := net.ListenPacket("udp", addr)
-		l.Close()
-		if err == nil {
-			u.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
+// freePort gives an address whose port nothing else in the sandbox uses: each
+// is given once, and all are below those that clients get.
+func freePort() string { return fmt.Sprintf("127.0.0.1:%d", 20000+portsGiven.Add(1)) }
+
+var portsGiven atomic.Int32
 
 // testConfig is a configuration in new directories.
 func testConfig(t testing.TB) realm.Config {
@@ -133,7 +120,7 @@ func testConfig(t testing.TB) realm.Config {
 	uid, gid := serviceUser(t)
 	return realm.Config{
 		Dir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
-		LDAP: []string{freePort(t)}, LDAPS: []string{freePort(t)}, KDC: []string{freePort(t)},
+		LDAP: []string{freePort()}, LDAPS: []string{freePort()}, KDC: []string{freePort()},
 		Names: []string{"ldap.sekisho.internal", "203.0.113.5"},
 		UID:   uid, GID: gid, Log: quietLog(),
 	}
