@@ -136,3 +136,19 @@ type largeError struct{ size, max int }
 func (e *largeError) Error() string {
 	return fmt.Sprintf("the server sends a message of %d bytes, at most %d are read; raise MaxMessage if an entry is really that large", e.size, e.max)
 }
+
+// attribute takes one PartialAttribute (RFC 4511 §4.1.7): its name, and the
+// contents of its set of values.
+func (b *ber) attribute() (name, vals ber, err error) {
+	a, err := b.expect(tagSequence)
+	if err != nil {
+		return nil, nil, err
+	}
+	if name, err = a.expect(tagOctetString); err != nil {
+		return nil, nil, err
+	}
+	if vals, err = a.expect(tagSet); err != nil {
+		return nil, nil, err
+	}
+	return name, vals, nil
+}

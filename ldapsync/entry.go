@@ -224,15 +224,7 @@ func (p *plan) decodeEntry(body ber, e *entry) error {
 		return err
 	}
 	for len(list) > 0 {
-		a, err := list.expect(tagSequence)
-		if err != nil {
-			return err
-		}
-		name, err := a.expect(tagOctetString)
-		if err != nil {
-			return err
-		}
-		vals, err := a.expect(tagSet)
+		name, vals, err := list.attribute()
 		if err != nil {
 			return err
 		}

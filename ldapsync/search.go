@@ -44,15 +44,7 @@ func stringValues(body ber, out map[string][]string) error {
 		return err
 	}
 	for len(list) > 0 {
-		a, err := list.expect(tagSequence)
-		if err != nil {
-			return err
-		}
-		name, err := a.expect(tagOctetString)
-		if err != nil {
-			return err
-		}
-		vals, err := a.expect(tagSet)
+		name, vals, err := list.attribute()
 		if err != nil {
 			return err
 		}
