@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // SlapdConfig is a site's own directory, as tests of its clients need it: one
@@ -328,7 +329,45 @@ func (s *Slapd) Restart(ctx context.Context) error {
 }
 
 // Hang stops slapd from running (SIGSTOP): connections stay, nothing answers.
-func (s *Slapd) Hang() error { return s.Signal(syscall.SIGSTOP) }
+// It returns when every thread stands still: a signal takes a moment to reach
+// those that run on another processor.
+func (s *Slapd) Hang() error {
+	if err := s.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		stopped, err := allStopped(s.Pid())
+		if err != nil || stopped {
+			return err
+		}
+		if time.Now().After(end) {
+			return errors.New("slapd goes on after SIGSTOP")
+		}
+	}
+}
+
+// allStopped reports whether all threads of a process are stopped (state T of
+// proc(5)).
+func allStopped(pid int) (bool, error) {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(stats) == 0 {
+		return false, fmt.Errorf("process %d has no threads to be seen: %w", pid, os.ErrNotExist)
+	}
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it has ended
+		}
+		if err != nil {
+			return false, err
+		}
+		// The name, in parentheses, may hold anything.
+		if rest := text[bytes.LastIndexByte(text, ')')+1:]; len(rest) < 2 || rest[1] != 'T' {
+			return false, nil
+		}
+	}
+	return true, nil
+}
 
 // Resume ends Hang.
 func (s *Slapd) Resume() error { return s.Signal(syscall.SIGCONT) }
