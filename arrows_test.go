@@ -25,7 +25,7 @@ var arrows = []struct {
 	{"wire", nil, "it is linked into what runs inside somebody's login"},
 	{"broker", []string{"keys"}, "the decision must not know how anybody is asked"},
 	{"ldapsync", []string{"broker", "keys"}, "it turns a directory into a snapshot, and knows no door"},
-	{"krb", []string{"broker"}, "it turns tickets and passwords into proofs, and knows no door"},
+	{"krb", []string{"broker", "krb"}, "it turns tickets and passwords into proofs, and knows no door"},
 	{"realm", []string{"krb"}, "it runs servers, and decides nothing"},
 	{"audit", []string{"broker"}, "it records decisions, and makes none"},
 	{"state", []string{"broker"}, "it keeps what brokers share"},

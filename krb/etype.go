@@ -12,10 +12,12 @@ import (
 	"github.com/jcmturner/gokrb5/v8/crypto/etype"
 )
 
-// Encryption types (RFC 3962, RFC 8009) that Sekisho makes keys of.
+// The encryption types that are accepted (RFC 3962, RFC 8009): no other is,
+// RC4 and DES least of all. Sekisho makes keys of all but AES128SHA2.
 const (
 	AES128SHA1 int32 = 17
 	AES256SHA1 int32 = 18
+	AES128SHA2 int32 = 19
 	AES256SHA2 int32 = 20
 )
 
@@ -27,12 +29,12 @@ var newETypes = []int32{AES256SHA2, AES256SHA1, AES128SHA1}
 // is the length of its integrity key (RFC 8009 §3).
 func keySize(id int32) (int, error) {
 	switch id {
-	case AES128SHA1:
+	case AES128SHA1, AES128SHA2:
 		return 16, nil
 	case AES256SHA1, AES256SHA2:
 		return 32, nil
 	}
-	return 0, fmt.Errorf("encryption type %d is not one of 17, 18, 20", id)
+	return 0, fmt.Errorf("encryption type %d is not one of 17, 18, 19, 20", id)
 }
 
 // Key is a plain Kerberos key. Printing it shows the type only.
@@ -104,7 +106,8 @@ func passwordKeys(p Principal, password string) ([]Key, error) {
 	return keys, nil
 }
 
-func randomKey(id int32) (Key, error) {
+// RandomKey makes a key of one of the accepted types.
+func RandomKey(id int32) (Key, error) {
 	n, err := keySize(id)
 	if err != nil {
 		return Key{}, err
@@ -114,9 +117,10 @@ func randomKey(id int32) (Key, error) {
 	return k, nil
 }
 
-// encrypt is krb5_encrypt at key usage 0, which is what the KDB uses and what
-// gokrb5's EncryptMessage cannot do: it derives no key there.
-func (k Key) encrypt(plain []byte) ([]byte, error) {
+// Encrypt is encrypt of RFC 3961 §3 at a key usage of RFC 4120 §7.5.1. Usage 0
+// is what the KDB uses, and what gokrb5's EncryptMessage cannot do: it derives
+// no key there.
+func (k Key) Encrypt(usage uint32, plain []byte) ([]byte, error) {
 	et, err := k.etype()
 	if err != nil {
 		return nil, err
@@ -124,7 +128,7 @@ func (k Key) encrypt(plain []byte) ([]byte, error) {
 	msg := make([]byte, et.GetConfounderByteSize(), et.GetConfounderByteSize()+len(plain))
 	rand.Read(msg)
 	msg = append(msg, plain...)
-	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(0))
+	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(usage))
 	if err != nil {
 		return nil, fmt.Errorf("deriving from a %s failed", k)
 	}
@@ -132,15 +136,15 @@ func (k Key) encrypt(plain []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encrypting with a %s failed", k)
 	}
-	mac, err := k.mac(et, msg, sealed)
+	mac, err := k.mac(et, usage, msg, sealed)
 	if err != nil {
 		return nil, err
 	}
 	return append(sealed, mac...), nil
 }
 
-// decrypt is the inverse of encrypt. It fails on every change of the ciphertext.
-func (k Key) decrypt(sealed []byte) ([]byte, error) {
+// Decrypt is the inverse of Encrypt. It fails on every change of the ciphertext.
+func (k Key) Decrypt(usage uint32, sealed []byte) ([]byte, error) {
 	et, err := k.etype()
 	if err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func (k Key) decrypt(sealed []byte) ([]byte, error) {
 		return nil, errors.New("ciphertext is too short")
 	}
 	body, got := sealed[:len(sealed)-macLen], sealed[len(sealed)-macLen:]
-	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(0))
+	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(usage))
 	if err != nil {
 		return nil, fmt.Errorf("deriving from a %s failed", k)
 	}
@@ -158,7 +162,7 @@ func (k Key) decrypt(sealed []byte) ([]byte, error) {
 	if err != nil || len(msg) < conf {
 		return nil, fmt.Errorf("decrypting with a %s failed", k)
 	}
-	want, err := k.mac(et, msg, body)
+	want, err := k.mac(et, usage, msg, body)
 	if err != nil {
 		return nil, err
 	}
@@ -170,13 +174,13 @@ func (k Key) decrypt(sealed []byte) ([]byte, error) {
 
 // mac is over the plaintext for the types of RFC 3962 (§6) and over a zero
 // cipher state and the ciphertext for those of RFC 8009 (§5).
-func (k Key) mac(et etype.EType, msg, sealed []byte) ([]byte, error) {
-	ki, err := et.DeriveKey(k.Value, common.GetUsageKi(0))
+func (k Key) mac(et etype.EType, usage uint32, msg, sealed []byte) ([]byte, error) {
+	ki, err := et.DeriveKey(k.Value, common.GetUsageKi(usage))
 	if err != nil {
 		return nil, fmt.Errorf("deriving from a %s failed", k)
 	}
 	h := hmac.New(et.GetHashFunc(), ki)
-	if k.EType == AES256SHA2 {
+	if k.EType == AES256SHA2 || k.EType == AES128SHA2 {
 		h.Write(make([]byte, et.GetConfounderByteSize()))
 		h.Write(sealed)
 	} else {
@@ -194,4 +198,43 @@ func (k Key) etype() (etype.EType, error) {
 		return nil, fmt.Errorf("encryption type %d: %w", k.EType, err)
 	}
 	return et, nil
+}
+
+// Checksum is get_mic of RFC 3961 §3 at a key usage, of the key's own checksum
+// type (ChecksumType).
+func (k Key) Checksum(usage uint32, data []byte) ([]byte, error) {
+	et, err := k.etype()
+	if err != nil {
+		return nil, err
+	}
+	sum, err := et.GetChecksumHash(k.Value, data, usage)
+	if err != nil {
+		return nil, fmt.Errorf("a checksum with a %s failed", k)
+	}
+	return sum, nil
+}
+
+// VerifyChecksum reports whether sum is the Checksum of data, in constant time.
+func (k Key) VerifyChecksum(usage uint32, data, sum []byte) bool {
+	want, err := k.Checksum(usage, data)
+	return err == nil && len(sum) > 0 && hmac.Equal(want, sum)
+}
+
+// ChecksumType is the number of the checksum type that goes with the key's
+// encryption type (RFC 3961 §6), 0 for a key that is none.
+func (k Key) ChecksumType() int32 {
+	et, err := k.etype()
+	if err != nil {
+		return 0
+	}
+	return et.GetHashID()
+}
+
+// NewKey makes a Key of a type and value from elsewhere; the value is copied.
+func NewKey(etype int32, value []byte) (Key, error) {
+	k := Key{etype, append([]byte(nil), value...)}
+	if err := k.validate(); err != nil {
+		return Key{}, err
+	}
+	return k, nil
 }

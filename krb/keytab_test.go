@@ -76,7 +76,7 @@ func TestLoadMasterKey(t *testing.T) {
 		t.Helper()
 		var es []KeytabEntry
 		for _, n := range kvnos {
-			k, err := randomKey(AES256SHA1)
+			k, err := RandomKey(AES256SHA1)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,7 +8,10 @@ package krb
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/jcmturner/gokrb5/v8/types"
 )
 
 // Principal is a Kerberos principal (RFC 4120 §6.2) with the restricted names
@@ -70,4 +73,25 @@ func (p Principal) validate() error {
 
 func nameByte(b byte) bool {
 	return b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9' || strings.IndexByte("._-+$", b) >= 0
+}
+
+// FromName is a principal in the form of a message (RFC 4120 §5.2.2), strictly
+// read: names that NewPrincipal refuses are refused.
+func FromName(name types.PrincipalName, realm string) (Principal, error) {
+	p := Principal{Components: slices.Clone(name.NameString), Realm: realm}
+	if err := p.validate(); err != nil {
+		return Principal{}, fmt.Errorf("principal %.80q: %w", strings.Join(name.NameString, "/")+"@"+realm, err)
+	}
+	return p, nil
+}
+
+// Name is the principal's name in the form of a message.
+func (p Principal) Name() types.PrincipalName {
+	return types.PrincipalName{NameType: int32(nameType(p)), NameString: slices.Clone(p.Components)}
+}
+
+// Equal reports whether name and realm are the same. The name type does not
+// count (RFC 4120 §6.2).
+func (p Principal) Equal(q Principal) bool {
+	return p.Realm == q.Realm && slices.Equal(p.Components, q.Components)
 }

@@ -24,7 +24,7 @@ func (m MasterKey) KVNO() int { return m.kvno }
 // NewMasterKey makes a random master key of type AES256SHA1, which is what MIT's
 // tools expect where nothing else is configured; its version is 1.
 func NewMasterKey() (MasterKey, error) {
-	k, err := randomKey(AES256SHA1)
+	k, err := RandomKey(AES256SHA1)
 	return MasterKey{k, 1}, err
 }
 
@@ -81,7 +81,7 @@ func (m MasterKey) Seal(kvno int, keys []Key) ([]byte, error) {
 		if err := k.validate(); err != nil {
 			return nil, err
 		}
-		sealed, err := m.key.encrypt(k.Value)
+		sealed, err := m.key.Encrypt(0, k.Value)
 		if err != nil {
 			return nil, fmt.Errorf("sealing a key: %w", err)
 		}
@@ -103,7 +103,7 @@ func (m MasterKey) Open(value []byte) ([]Key, int, error) {
 		if len(sk.Value) < 2 {
 			return nil, 0, badRecord("key value is too short")
 		}
-		plain, err := m.key.decrypt(sk.Value[2:])
+		plain, err := m.key.Decrypt(0, sk.Value[2:])
 		if err != nil {
 			return nil, 0, fmt.Errorf("opening a key of type %d: %w", sk.EType, err)
 		}
@@ -133,7 +133,7 @@ func NewKeys(p Principal, password string, kvno int, m MasterKey) ([]byte, error
 func RandomKeys(kvno int, m MasterKey) ([]byte, []Key, error) {
 	var keys []Key
 	for _, id := range newETypes {
-		k, err := randomKey(id)
+		k, err := RandomKey(id)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -131,7 +131,7 @@ func TestMITRecords(t *testing.T) {
 
 func TestSealOpen(t *testing.T) {
 	for _, id := range []int32{AES128SHA1, AES256SHA1, AES256SHA2} {
-		mk, err := randomKey(id)
+		mk, err := RandomKey(id)
 		if err != nil {
 			t.Fatal(err)
 		}
