@@ -18,6 +18,7 @@ BASE="
  openssh-server openssh-client libnss-systemd
  iproute2 iputils-ping netbase util-linux procps
  faketime oathtool openssl ca-certificates
+ libpam0g-dev pamtester sudo libkrb5-dev curl valgrind
  git make gcc libc6-dev"
 BENCH="sssd-ldap sssd-common sssd-tools libnss-sss ldap-utils slapd gcc libc6-dev"
 DOCKER="docker.io docker-compose debootstrap iptables ca-certificates"
