@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -14,6 +15,14 @@ type Config struct {
 	Record func(Request, Decision) error
 	// Now reads the clock.
 	Now func() time.Time
+	// Provers find out whether callers can prove what a rule wants; a proof
+	// without one can only be shown by the door (a key that sshd has verified).
+	Provers map[Proof]Prover
+	// Change sets a new password; nil: passwords cannot be changed here.
+	Change Changer
+	// Clock says in one sentence which clock is so wrong that tickets prove
+	// nothing, or "" when they do; nil: nobody watches the clocks.
+	Clock func() string
 }
 
 func (c Config) validate() error {
@@ -38,13 +47,34 @@ func New(c Config) (*Broker, error) {
 // View is the newest view of the directory.
 func (b *Broker) View() View { return b.c.Directory() }
 
-// Ask decides a request on the proofs that were shown, and records it.
+// Ask decides a request on the proofs that were shown, and records it. A
+// ticket counts for nothing while a clock is wrong.
 func (b *Broker) Ask(r Request, shown []Proof) Decision {
-	d := Decide(b.c.Directory(), r, shown, b.c.Now())
+	v := b.c.Directory()
+	if slices.Contains(shown, ProofTicket) {
+		if text := b.clock(); text != "" {
+			shown = slices.DeleteFunc(slices.Clone(shown), func(p Proof) bool { return p == ProofTicket })
+			if len(shown) == 0 {
+				return b.record(r, cannot(v, b.c.Now(), Proven{Outcome: Unknown, Reason: ReasonClock, Text: text}))
+			}
+		}
+	}
+	return b.record(r, Decide(v, r, shown, b.c.Now()))
+}
+
+// record writes the decision down: a grant that cannot be is none.
+func (b *Broker) record(r Request, d Decision) Decision {
 	if err := b.c.Record(r, d); err != nil && d.Outcome == Allow {
 		return Decision{Outcome: Unknown, Reason: ReasonRecorder, Generation: d.Generation, Age: d.Age}
 	}
 	return d
+}
+
+func (b *Broker) clock() string {
+	if b.c.Clock == nil {
+		return ""
+	}
+	return b.c.Clock()
 }
 
 // Explain is Ask with the grounds and without a record: nobody is let in by

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -313,6 +314,15 @@ func (j *judgement) settle(q question, accountUntil time.Time) {
 		j.allow(q, matched, accountUntil)
 		return
 	}
+	if nearest.miss == missProof && q.ProofsDeferred {
+		if wanting := j.alike(); wanting != nil {
+			j.allow(q, wanting, accountUntil)
+			if d.Outcome == Allow {
+				d.Reason = ReasonDeferred
+			}
+			return
+		}
+	}
 	d.Until = accountUntil
 	for _, f := range j.rules {
 		if f.miss >= missNotYet {
@@ -344,6 +354,22 @@ func (j *judgement) settle(q question, accountUntil time.Time) {
 			d.Rules = append(d.Rules, f.rule.Name)
 		}
 	}
+}
+
+// alike are the rules that want only proofs, if all permit the same: which of
+// them will be met is not known yet, and nobody may get what another permits.
+func (j *judgement) alike() []fate {
+	var out []fate
+	for _, f := range j.rules {
+		if f.miss != missProof {
+			continue
+		}
+		if len(out) > 0 && !reflect.DeepEqual(out[0].rule.Permit, f.rule.Permit) {
+			return nil
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // allow makes the grants. With a deferred source there is one for each network

@@ -143,6 +143,17 @@ const (
 	ReasonRuleNotYet      Reason = "rule-not-yet"     // deny: every fitting rule begins later
 	ReasonProof           Reason = "proof"            // need-proof: the proofs in Decision.Need are missing
 	ReasonConflict        Reason = "conflict"         // deny: fitting rules force different commands
+	ReasonDeferred        Reason = "deferred"         // allow: if another door sees the missing proofs, see Request.ProofsDeferred
+
+	// What provers find out, see Proven.
+	ReasonWrongPassword   Reason = "wrong-password"   // deny: the proof shown is wrong
+	ReasonPasswordExpired Reason = "password-expired" // deny: right, but it must be changed first, and was not
+	ReasonPasswordRefused Reason = "password-refused" // deny: the policy does not take the new password
+	ReasonClock           Reason = "clock"            // unknown: a clock is wrong, so that tickets prove nothing
+	ReasonUnreachable     Reason = "unreachable"      // unknown: no KDC or directory server answers
+	ReasonFalseKDC        Reason = "false-kdc"        // unknown: whoever answers does not know our own key
+	ReasonProver          Reason = "prover"           // unknown: the proof could not be judged for another cause
+	ReasonConversation    Reason = "conversation"     // unknown: the caller left or broke the protocol
 )
 
 // Proof is one thing that the caller has shown to a prover.
@@ -175,6 +186,11 @@ type Request struct {
 	// enforce each Grant's From (sshd's from= option). Without it, a rule with
 	// a source network matches no request of unknown source.
 	SourceDeferred bool
+	// ProofsDeferred says that another door asks for the proofs that are still
+	// missing before anybody is in (the account step of PAM, after a key). Such
+	// a request is allowed, with ReasonDeferred, where nothing but proofs is
+	// missing and all rules that want them permit the same.
+	ProofsDeferred bool
 }
 
 // Grant is what an allowed caller gets.
@@ -207,6 +223,9 @@ type Decision struct {
 	// differently without any change in the directory, View.MaxAge aside; zero
 	// for none known.
 	Until time.Time
+	// Text is what the caller may be told beside the door's fixed sentence, in
+	// one line; empty for nothing.
+	Text string
 	// Generation and Age are the snapshot's.
 	Generation uint64
 	Age        time.Duration
