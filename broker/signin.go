@@ -201,7 +201,7 @@ func (b *Broker) ChangePassword(ctx context.Context, r Request, ask Asker) Prove
 		return p
 	}
 	old, err := ask(ctx, Prompt{PromptPassword, "Current password: "})
-	if err != nil {
+	if err != nil || len(old) != 1 {
 		return Proven{Outcome: Unknown, Reason: ReasonConversation}
 	}
 	new, p := AskNewPassword(ctx, ask)
@@ -214,10 +214,15 @@ func (b *Broker) ChangePassword(ctx context.Context, r Request, ask Asker) Prove
 // AskNewPassword has the caller type a new password twice. The password counts
 // only when the outcome is Allow.
 func AskNewPassword(ctx context.Context, ask Asker) (string, Proven) {
-	typed, err := ask(ctx, Prompt{PromptNewPassword, "New password: "}, Prompt{PromptNewPassword, "Retype new password: "})
+	var typed [2]string
+	for i, text := range []string{"New password: ", "Retype new password: "} {
+		replies, err := ask(ctx, Prompt{PromptNewPassword, text}) // one by one: two long ones fit no request
+		if err != nil || len(replies) != 1 {
+			return "", Proven{Outcome: Unknown, Reason: ReasonConversation}
+		}
+		typed[i] = replies[0]
+	}
 	switch {
-	case err != nil || len(typed) != 2:
-		return "", Proven{Outcome: Unknown, Reason: ReasonConversation}
 	case typed[0] != typed[1]:
 		return "", Proven{Reason: ReasonPasswordRefused, Text: "the new password was typed in two ways: nothing was changed"}
 	case typed[0] == "":

@@ -1,0 +1,232 @@
+package pam
+
+import (
+	"context"
+	"crypto/sha256"
+	"net/netip"
+	"strings"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/wire"
+)
+
+// The doors that a login through PAM may have come in by.
+const (
+	doorPAM  broker.Door = "pam"
+	doorKeys broker.Door = "keys"
+)
+
+// reasonNoKey: sshd has verified a key that nobody has in the directory.
+const reasonNoKey broker.Reason = "no-key"
+
+// maxOwners is how many users who list one key are asked about.
+const maxOwners = 16
+
+// request is what all verbs about a login have in common.
+func (s *Server) request(r wire.Request) broker.Request {
+	q := broker.Request{User: broker.UserName(r.Get("user")), Login: broker.Login(r.Get("user")), Door: doorPAM,
+		Target: broker.Target{Host: s.c.Host}}
+	if a, err := netip.ParseAddr(r.Get("rhost")); err == nil {
+		q.From = a.Unmap().WithZone("")
+	}
+	return q
+}
+
+// auth signs somebody in.
+func (s *Server) auth(ctx context.Context, p *peer, r wire.Request) wire.Answer {
+	seen, err := readAuthInfo(r.Get("authinfo"))
+	if err != nil {
+		return unknown(wire.ReasonMalformed, err.Error())
+	}
+	q := s.request(r)
+	var shown []broker.Proof
+	if v := s.c.Broker.View(); v.Snapshot != nil {
+		for _, k := range seen.keys {
+			u, ambiguous := v.User(q.User)
+			switch {
+			case k.IsCertificate():
+				shown, q.Door = append(shown, broker.ProofCertificate), doorKeys
+			case u != nil && !ambiguous && owns(u, k):
+				shown, q.Door = append(shown, broker.ProofKey), doorKeys
+			}
+		}
+	}
+	if s.ticketOf(seen, q.User) {
+		shown = append(shown, broker.ProofTicket)
+	}
+	var d broker.Decision
+	var e broker.Evidence
+	s.converse(ctx, p, func(ctx context.Context, ask broker.Asker) { d, e = s.c.Broker.SignIn(ctx, q, shown, ask) })
+	if d.Outcome != broker.Allow {
+		return refusal(d)
+	}
+	token := s.logins.add(login{uid: p.UID, user: q.User, evidence: e})
+	if token == "" {
+		return unknown(wire.ReasonBusy, "too many sign-ins at once: try again later")
+	}
+	a := wire.Answer{Outcome: wire.Yes, Body: []string{"login " + token}}
+	if d.Text != "" {
+		a.Body = append(a.Body, "info "+line(d.Text))
+	}
+	return a
+}
+
+// account says whether a login may be: by what was proved here (the token), or
+// by what sshd has verified.
+func (s *Server) account(_ context.Context, p *peer, r wire.Request) wire.Answer {
+	seen, err := readAuthInfo(r.Get("authinfo"))
+	if err != nil {
+		return unknown(wire.ReasonMalformed, err.Error())
+	}
+	q := s.request(r)
+	var proved []broker.Proof
+	if l, ok := s.logins.get(r.Get("login"), p.UID, q.User); ok {
+		proved = l.evidence.Proofs
+	}
+	if len(seen.keys) > 0 {
+		return s.accountByKey(q, seen, proved)
+	}
+	if s.ticketOf(seen, "") {
+		// sshd has mapped the principal to the account (krb5_kuserok): the
+		// rules judge the person, as this account.
+		q.User = broker.UserName(seen.principal)
+		proved = append(proved, broker.ProofTicket)
+	}
+	return verdict(s.c.Broker.Ask(q, proved))
+}
+
+// accountByKey judges a login by the door keys. Of several owners of a key, one
+// who may is enough, as at that door.
+func (s *Server) accountByKey(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
+	q.Door = doorKeys
+	v := s.c.Broker.View()
+	if v.Snapshot == nil {
+		return verdict(broker.Decision{Outcome: broker.Unknown, Reason: broker.ReasonNoSnapshot})
+	}
+	none := reasonNoKey
+	if u, _ := v.User(q.User); u == nil { // a local account, such as root, with keys of its own
+		none = broker.ReasonUnknownUser
+	}
+	a := no(none, "")
+	for _, k := range seen.keys {
+		if k.IsCertificate() {
+			if b := verdict(s.c.Broker.Ask(q, append(proved, broker.ProofCertificate))); b.Outcome != wire.No || a.Reason == string(none) {
+				a = b
+			}
+			continue
+		}
+		for _, u := range v.KeyOwners(sha256.Sum256([]byte(k.Blob)), maxOwners) {
+			if !owns(u, k) {
+				continue
+			}
+			q := q
+			q.User = u.Name
+			b := verdict(s.c.Broker.Ask(q, append(proved, broker.ProofKey)))
+			if b.Outcome == wire.Yes {
+				return b
+			}
+			if b.Outcome == wire.Unknown || a.Reason == string(none) || u.Name == broker.UserName(q.Login) {
+				a = b
+			}
+		}
+	}
+	if a.Reason == string(reasonNoKey) { // nobody was judged, so nothing is recorded yet
+		s.c.Log.WithField("user", string(q.User)).Warn("sshd let somebody in by a key that is not in the directory: account refused; set AuthorizedKeysFile none")
+	}
+	return a
+}
+
+// owns reports whether a key is the user's. A key that signs certificates is
+// not, see the door keys.
+func owns(u *broker.User, k keys.Key) bool {
+	for _, l := range u.Keys {
+		if l.Key == k && (l.Options == nil || !l.Options.CertAuthority) {
+			return true
+		}
+	}
+	return false
+}
+
+// ticketOf reports whether sshd has accepted a ticket of the user; of anybody
+// of our realm for "".
+func (s *Server) ticketOf(seen authInfo, user broker.UserName) bool {
+	return s.c.Realm != "" && seen.principal != "" && seen.realm == s.c.Realm &&
+		(user == "" || broker.UserName(seen.principal) == user)
+}
+
+// passwd changes the user's own password.
+func (s *Server) passwd(ctx context.Context, p *peer, r wire.Request) wire.Answer {
+	q := s.request(r)
+	var out broker.Proven
+	switch r.Get("phase") {
+	case "check":
+		out = s.c.Broker.MayChange(q.User)
+	case "change":
+		s.converse(ctx, p, func(ctx context.Context, ask broker.Asker) { out = s.c.Broker.ChangePassword(ctx, q, ask) })
+		s.c.Log.WithField("user", string(q.User)).WithField("service", r.Get("service")).WithField("outcome", out.Outcome.String()).
+			WithField("reason", string(out.Reason)).Info("password change")
+	default:
+		return unknown(wire.ReasonMalformed, "the phase is check or change")
+	}
+	if out.Outcome == broker.Allow {
+		return wire.Answer{Outcome: wire.Yes, Text: line(out.Text)}
+	}
+	return refusal(broker.Decision{Outcome: out.Outcome, Reason: out.Reason, Text: out.Text})
+}
+
+// verdict is the answer to account.
+func verdict(d broker.Decision) wire.Answer {
+	if d.Outcome == broker.Allow {
+		return wire.Answer{Outcome: wire.Yes}
+	}
+	return refusal(d)
+}
+
+// refusal tells the caller no more than he may know. Why, is in the log.
+func refusal(d broker.Decision) wire.Answer {
+	text := line(d.Text)
+	if d.Outcome == broker.Unknown {
+		if text == "" {
+			text = "it could not be found out whether you may enter: try again later"
+		}
+		return unknown(string(d.Reason), text)
+	}
+	return no(d.Reason, text)
+}
+
+// authInfo is what sshd has verified.
+type authInfo struct {
+	keys             []keys.Key
+	principal, realm string // of a ticket
+}
+
+const maxAuthInfoLines = 16
+
+// readAuthInfo reads SSH_AUTH_INFO_0, what sshd_config(5) says of
+// ExposeAuthInfo: a method a line, with its key or principal. Other methods are
+// PAM's own and prove nothing here.
+func readAuthInfo(text string) (authInfo, error) {
+	var a authInfo
+	for i, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if i == maxAuthInfoLines {
+			return authInfo{}, errAuthInfo
+		}
+		method, rest, _ := strings.Cut(l, " ")
+		switch method {
+		case "publickey":
+			l, err := keys.ParseLine(rest)
+			if err != nil || l.Options != nil || l.Comment != "" {
+				return authInfo{}, errAuthInfo
+			}
+			a.keys = append(a.keys, l.Key)
+		case "gssapi-with-mic", "gssapi-keyex":
+			name, realm, ok := strings.Cut(rest, "@")
+			if !ok || name == "" || realm == "" || strings.ContainsAny(rest, "\\ \t") || strings.Contains(realm, "@") {
+				return authInfo{}, errAuthInfo
+			}
+			a.principal, a.realm = name, realm
+		}
+	}
+	return a, nil
+}
