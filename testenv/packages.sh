@@ -10,6 +10,9 @@
 # are disabled. /etc/nsswitch.conf and /etc/pam.d, which some of these packages
 # edit, are put back as they were. If this script is killed, its next run first
 # undoes what was left half done.
+#
+# chrony cannot be installed without removing systemd-timesyncd: its files are
+# unpacked to build/unpacked/chrony instead, beside their libraries in base.
 set -eu
 
 BASE="
@@ -19,10 +22,13 @@ BASE="
  iproute2 iputils-ping netbase util-linux procps
  faketime oathtool openssl ca-certificates
  libpam0g-dev pamtester sudo libkrb5-dev curl valgrind
+ libcap2 libedit2 libgnutls30 libnettle8 libseccomp2
  git make gcc libc6-dev"
+UNPACKED="chrony"                   # with base; what it needs stands above
 BENCH="sssd-ldap sssd-common sssd-tools libnss-sss ldap-utils slapd gcc libc6-dev"
 DOCKER="docker.io docker-compose debootstrap iptables ca-certificates"
 
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
 SAVE=/var/cache/sekisho-packages    # what must be put back; exists only while we work
 POLICY=/usr/sbin/policy-rc.d
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -33,10 +39,10 @@ say() { printf 'packages: %s\n' "$*"; }
 die() { printf 'packages: %s\n' "$*" >&2; exit 1; }
 
 [ $# -gt 0 ] || set -- base
-want=
+want= unpack=
 for set in "$@"; do
 	case $set in
-	base) want="$want $BASE" ;;
+	base) want="$want $BASE" unpack=$UNPACKED ;;
 	bench) want="$want $BENCH" ;;
 	docker) want="$want $DOCKER" ;;
 	*) die "no set called \"$set\"; there are base, bench and docker" ;;
@@ -51,14 +57,22 @@ missing() {
 	done | sort -u
 }
 
+# packed prints those of its arguments that are not unpacked.
+packed() {
+	for p in "$@"; do
+		[ -e "$ROOT/build/unpacked/$p" ] || echo "$p"
+	done
+}
+
 need=$(missing $want)
-if [ -z "$need" ] && [ ! -e $SAVE ]; then
+more=$(packed $unpack)
+if [ -z "$need$more" ] && [ ! -e $SAVE ]; then
 	say "all there ($*)"
 	exit 0
 fi
 
 if [ "$(id -u)" != 0 ]; then
-	command -v sudo >/dev/null || die "root is needed to install: $(echo $need); run testenv/packages.sh $* as root"
+	command -v sudo >/dev/null || die "root is needed to install: $(echo $need $more); run testenv/packages.sh $* as root"
 	if [ -t 0 ]; then ask=; else ask=-n; fi
 	exec sudo $ask -- "$0" "$@"
 fi
@@ -111,13 +125,41 @@ exec 9>/run/sekisho-packages.lock
 flock -w 900 9 || die "another packages.sh has been running for 15 minutes (/run/sekisho-packages.lock)"
 restore                      # what a killed run left
 need=$(missing $want)        # another run may have done it meanwhile
+more=$(packed $unpack)
+
+umask 022
+apt() { apt-get -q -o DPkg::Lock::Timeout=600 -o APT::Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" 9>&-; }
+update() { say "apt-get update"; apt update >/dev/null || die "apt-get update failed; see the lines above"; }
+
+# unpack puts the files of package $1 below build/unpacked, all at once; apt-get
+# has checked the package's sum. They belong to whom the module belongs.
+unpack() {
+	to=$ROOT/build/unpacked
+	for d in "$ROOT/build" "$to"; do
+		[ -d "$d" ] || { mkdir "$d" && chown --reference="$ROOT" "$d"; }
+	done
+	rm -rf "$to/.$1"
+	mkdir "$to/.$1"
+	mkdir "$to/.$1/deb" "$to/.$1/files"
+	fetch "$1" "$to/.$1/deb" || { update; fetch "$1" "$to/.$1/deb"; } || {
+		cat "$to/.$1/log" >&2
+		die "apt-get download $1 failed"
+	}
+	dpkg-deb -x "$to/.$1"/deb/*.deb "$to/.$1/files"
+	chown -R --reference="$ROOT" "$to/.$1"
+	mv "$to/.$1/files" "$to/$1"
+	rm -rf "$to/.$1"
+	say "unpacked $1 to build/unpacked/$1"
+}
+fetch() { (cd "$2" && apt download "$1" >../log 2>&1); }
+for p in $more; do unpack "$p"; done
+
 if [ -z "$need" ]; then
 	say "all there ($*)"
 	exit 0
 fi
 say "installing: $(echo $need)"
 
-umask 022
 mkdir -p $SAVE
 chmod 700 $SAVE
 installed >$SAVE/installed
@@ -135,8 +177,6 @@ case " $(echo $need) " in
 *" slapd "*) echo "slapd slapd/no_configuration boolean true" | debconf-set-selections ;;
 esac
 
-apt() { apt-get -q -o DPkg::Lock::Timeout=600 -o APT::Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" 9>&-; }
-update() { say "apt-get update"; apt update >/dev/null || die "apt-get update failed; see the lines above"; }
 known() { apt-cache policy $need 2>/dev/null | grep -c 'Candidate: [^(]' || true; }
 
 [ "$(known)" = "$(echo $need | wc -w)" ] || update
