@@ -70,6 +70,7 @@ func (s *Server) answerKeys(p gate.Peer, r wire.Request) wire.Answer {
 			Door:           doorKeys,
 			Target:         broker.Target{Host: s.c.Host},
 			SourceDeferred: true,
+			ProofsDeferred: s.c.ProofsDeferred,
 		}, []broker.Proof{broker.ProofKey})
 		switch {
 		case d.Outcome == broker.Allow:

@@ -38,6 +38,9 @@ type Config struct {
 	Directory Directory `toml:"directory"`
 	Snapshot  Snapshot  `toml:"snapshot"`
 	Keys      Keys      `toml:"keys"`
+	PAM       PAM       `toml:"pam"`
+	Kerberos  Kerberos  `toml:"kerberos"`
+	Clock     Clock     `toml:"clock"`
 	UserDB    UserDB    `toml:"userdb"`
 	Log       Log       `toml:"log"`
 }
@@ -56,6 +59,9 @@ type Realm struct {
 	// LDAP are the addresses (IP:PORT) to listen on without TLS; a bind needs
 	// StartTLS there. Empty: loopback, port 389.
 	LDAP []string `toml:"ldap"`
+	// Kpasswd are the addresses to change passwords at (RFC 3244), UDP and TCP.
+	// Empty: those of kdc, port 464.
+	Kpasswd []string `toml:"kpasswd"`
 	// LDAPS are the addresses to listen on with TLS. Other hosts need one that
 	// they can reach. Empty: loopback, port 636.
 	LDAPS []string `toml:"ldaps"`
@@ -134,6 +140,56 @@ type Keys struct {
 	Types []string `toml:"types"`
 	// RSABits is the least size of an RSA key.
 	RSABits int `toml:"rsa_bits"`
+	// PAM says that sshd on this host has pam_sekisho.so in the account stack
+	// (UsePAM yes), which judges each login again with all that was proved. A
+	// rule that wants more than a key then lets the key through here, and the
+	// account step refuses whoever has shown no more. Set it only where that is
+	// so: without it the other proofs would never be asked for.
+	PAM bool `toml:"pam"`
+}
+
+// PAM is the door of pam_sekisho.so: passwords, accounts and sessions.
+type PAM struct {
+	// Enabled turns the door on.
+	Enabled bool `toml:"enabled"`
+	// Password says who finds out whether a password is right: `kdc` (Kerberos;
+	// the session gets a ticket), `ldap` (a bind as the user), `pam:SERVICE` (a
+	// PAM stack of this host), or `none`. Empty: `kdc` with the embedded realm,
+	// `ldap` with a directory that somebody else runs.
+	Password string `toml:"password"`
+	// OTP says who finds out whether a one-time code is right: `pam:SERVICE`.
+	// Empty: nobody, and rules that ask for one let nobody in.
+	OTP string `toml:"otp"`
+	// TicketLife is how long a session's ticket lives; it is renewed in time. The
+	// KDC may give less.
+	TicketLife Duration `toml:"ticket_life"`
+	// TicketRenew is how long it is renewed for, counted from the sign-in.
+	TicketRenew Duration `toml:"ticket_renew"`
+}
+
+// Kerberos is the realm that a directory somebody else runs goes with. The
+// embedded realm needs none of it.
+type Kerberos struct {
+	// Config is the krb5.conf(5) that names the realm and its KDCs; where it
+	// names no KDC, DNS does (RFC 4120 §7.2.3).
+	Config string `toml:"config"`
+	// Realm is the realm of the directory's users. Empty: default_realm.
+	Realm string `toml:"realm"`
+	// Keytab has the keys of a service of our own, such as sekisho/HOST. A KDC
+	// that does not know them is a false one, and believed nothing. It must be
+	// readable for the service user, and nobody else but root.
+	Keytab string `toml:"keytab"`
+}
+
+// Clock is the clock guard: Kerberos tickets are neither asked for nor believed
+// while a clock is wrong, and it is said which.
+type Clock struct {
+	// Servers are NTP servers, `host` or `host:port`; at least three tell which
+	// one lies. Empty: only the KDC's clock is compared with this host's.
+	Servers []string `toml:"servers"`
+	// Skew is how far two clocks may differ: what the realm allows (clockskew in
+	// krb5.conf and the KDC).
+	Skew Duration `toml:"skew"`
 }
 
 // UserDB is the users door: directory users and groups become users and groups
@@ -170,6 +226,9 @@ func Default() Config {
 		Directory:  Directory{Schema: "rfc2307bis"},
 		Snapshot:   Snapshot{MaxAge: Duration(24 * time.Hour), HoldShare: 0.3},
 		Keys:       Keys{Callers: []string{"sekisho-keys"}, RSABits: keys.DefaultMinRSABits},
+		PAM:        PAM{Enabled: true, TicketLife: Duration(10 * time.Hour), TicketRenew: Duration(7 * 24 * time.Hour)},
+		Kerberos:   Kerberos{Config: "/etc/krb5.conf", Keytab: "/etc/sekisho/krb5.keytab"},
+		Clock:      Clock{Skew: Duration(5 * time.Minute)},
 		UserDB:     UserDB{Enabled: true, UIDMin: 1000, UIDMax: 1<<31 - 1},
 		Log:        Log{Level: "info", Format: "json"},
 	}

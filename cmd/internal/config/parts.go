@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/sekisho/sekisho/cmd/internal/accounts"
@@ -19,6 +20,32 @@ func (c Config) Policy() keys.Policy {
 
 // Socket is the path of the local socket.
 func (c Config) Socket() string { return c.RuntimeDir + "/sekisho.sock" }
+
+// PAMSocket is the path of the PAM door's socket.
+func (c Config) PAMSocket() string { return c.RuntimeDir + "/pam.sock" }
+
+// PasswordProver is pam.password with its default: kdc, ldap, none or
+// pam:SERVICE.
+func (c Config) PasswordProver() string {
+	switch {
+	case c.PAM.Password != "":
+		return c.PAM.Password
+	case c.Embedded():
+		return "kdc"
+	}
+	return "ldap"
+}
+
+// PAMServices are the PAM stacks of this host that provers run.
+func (c Config) PAMServices() []string {
+	var out []string
+	for _, p := range []string{c.PAM.Password, c.PAM.OTP} {
+		if s, ok := strings.CutPrefix(p, "pam:"); ok && c.PAM.Enabled && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
 
 // Schema is the preset with what the file changes of it.
 func (c Config) Schema() (ldapsync.Schema, error) {

@@ -10,7 +10,9 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-ldap/ldap/v3"
 )
@@ -23,7 +25,7 @@ var (
 // validate tells what is wrong, by the key's name, and how to mend it.
 func (c Config) validate() error {
 	for _, check := range []func(Config) error{
-		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkRest,
+		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkRest,
 	} {
 		if err := check(c); err != nil {
 			return err
@@ -67,7 +69,7 @@ func (c Config) checkRealm() error {
 	for _, l := range []struct {
 		key    string
 		values []string
-	}{{"ldap", c.Realm.LDAP}, {"ldaps", c.Realm.LDAPS}, {"kdc", c.Realm.KDC}} {
+	}{{"ldap", c.Realm.LDAP}, {"ldaps", c.Realm.LDAPS}, {"kdc", c.Realm.KDC}, {"kpasswd", c.Realm.Kpasswd}} {
 		for _, v := range l.values {
 			if a, err := netip.ParseAddrPort(v); err != nil || a.Port() == 0 {
 				return fmt.Errorf("realm.%s %q must be IP:PORT, such as 203.0.113.1:636", l.key, clip(v))
@@ -155,6 +157,67 @@ func (c Config) checkURL(s string) error {
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return ip != nil && ip.IsLoopback() || strings.EqualFold(host, "localhost")
+}
+
+func (c Config) checkKerberos() error {
+	k := c.Kerberos
+	if c.Embedded() {
+		if k != Default().Kerberos {
+			return errors.New("[kerberos] is for a realm that somebody else runs, but directory.url is not set: take the section out")
+		}
+	}
+	for _, f := range []struct{ key, path string }{{"config", k.Config}, {"keytab", k.Keytab}} {
+		if !filepath.IsAbs(f.path) {
+			return fmt.Errorf("kerberos.%s %q must be an absolute path", f.key, clip(f.path))
+		}
+	}
+	if k.Realm != "" && !realmName.MatchString(k.Realm) {
+		return fmt.Errorf("kerberos.realm %q is no realm, such as EXAMPLE.ORG", clip(k.Realm))
+	}
+	if s := time.Duration(c.Clock.Skew); s < time.Second || s > time.Hour {
+		return errors.New("clock.skew must be from 1s to 1h; Kerberos allows 5m")
+	}
+	if len(c.Clock.Servers) > 16 {
+		return errors.New("clock.servers has more than 16: four are good")
+	}
+	for _, v := range c.Clock.Servers {
+		host, port := v, ""
+		if h, p, err := net.SplitHostPort(v); err == nil {
+			host, port = h, p
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if net.ParseIP(host) == nil && !hostName.MatchString(strings.ToLower(host)) || port != "" && (err != nil || n == 0) {
+			return fmt.Errorf("clock.servers %q must be HOST or HOST:PORT, such as ntp.example.org", clip(v))
+		}
+	}
+	return nil
+}
+
+func (c Config) checkPAM() error {
+	p := c.PAM
+	if !slices.Contains([]string{"", "kdc", "ldap", "none"}, p.Password) && !isPAMProver(p.Password) {
+		return fmt.Errorf("pam.password %q must be kdc, ldap, none or pam:SERVICE", clip(p.Password))
+	}
+	if p.OTP != "" && !isPAMProver(p.OTP) {
+		return fmt.Errorf("pam.otp %q must be pam:SERVICE, with the name of a file in /etc/pam.d", clip(p.OTP))
+	}
+	if p.TicketLife < Duration(5*time.Minute) || p.TicketRenew < 0 {
+		return errors.New("pam.ticket_life must be 5m or longer, and pam.ticket_renew not below zero")
+	}
+	if c.Keys.PAM && !p.Enabled {
+		return errors.New("keys.pam needs pam.enabled: it leaves proofs to the account step of pam_sekisho.so")
+	}
+	return nil
+}
+
+var (
+	realmName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?$`)
+	serviceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,30}$`)
+)
+
+func isPAMProver(s string) bool {
+	service, ok := strings.CutPrefix(s, "pam:")
+	return ok && serviceName.MatchString(service)
 }
 
 func (c Config) checkRest() error {
