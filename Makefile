@@ -1,4 +1,4 @@
-# make build      the programs, static, to build/bin
+# make build      the programs to build/bin: static, but sekisho-pam, which is C to PAM
 # make test       installs what it needs (sudo when not root), then all tests
 # make race       the tests of packages with concurrency, under the race detector
 # make fuzz       each fuzz target for FUZZTIME
@@ -9,12 +9,15 @@
 GO       ?= go
 FUZZTIME ?= 10s
 PROGRAMS := sekishod sekisho sekisho-keys
+CGO      := sekisho-pam
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 all: build
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	@[ -e /usr/include/security/pam_appl.h ] || { echo "sekisho-pam needs PAM's headers: apt-get install libpam0g-dev gcc libc6-dev" >&2; exit 1; }
+	CGO_ENABLED=1 $(GO) build -trimpath -o build/bin/ $(addprefix ./cmd/,$(CGO))
 
 packages:
 	testenv/packages.sh base

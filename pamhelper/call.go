@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sekisho/sekisho/wire"
@@ -102,7 +103,7 @@ func allowedEnv(name string) bool {
 
 // printable tells whether s is UTF-8 text without control characters.
 func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // Request is c as the verb run.
@@ -165,7 +166,9 @@ func ReadReplies(r wire.Request, n int) ([]string, error) {
 		if !r.Has(name) {
 			return nil, errors.New("the replies are not numbered from a1 on")
 		}
-		values[i] = r.Get(name)
+		if values[i] = r.Get(name); !fits(values[i]) {
+			return nil, errors.New("a reply has a NUL byte or is too long for PAM")
+		}
 	}
 	return values, nil
 }

@@ -2,8 +2,8 @@ package pamhelper
 
 import (
 	"errors"
-	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sekisho/sekisho/wire"
@@ -55,7 +55,7 @@ func oneLine(s string) string {
 		switch {
 		case r == '\r':
 			return -1
-		case r < ' ' || r == 0x7f:
+		case unicode.IsControl(r):
 			return ' '
 		}
 		return r
@@ -111,7 +111,7 @@ next:
 				continue next
 			}
 		}
-		return nil, nil, fmt.Errorf("a line of it is neither a message nor a value of the environment")
+		return nil, nil, errors.New("a line of it is neither a message nor a value of the environment")
 	}
 	if len(ps) > MaxPrompts || len(env) > MaxEnvOut {
 		return nil, nil, errors.New("it has too many lines")

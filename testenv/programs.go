@@ -17,10 +17,14 @@ var programPaths = map[string]string{
 	"sekishod":     "/usr/local/bin/sekishod",
 	"sekisho":      "/usr/local/bin/sekisho",
 	"sekisho-keys": "/usr/local/lib/sekisho/sekisho-keys",
+	"sekisho-pam":  "/usr/local/lib/sekisho/sekisho-pam",
 }
 
+// Of the programs, those that are no static ones: they link C.
+var linksC = map[string]bool{"sekisho-pam": true}
+
 // Program is the path of a program of cmd/ ("sekishod", "sekisho",
-// "sekisho-keys") inside the sandbox, or the reason why it is not there, with
+// "sekisho-keys", "sekisho-pam") inside the sandbox, or the reason why it is not there, with
 // the compiler's words.
 func Program(name string) (string, error) {
 	path, ok := programPaths[name]
@@ -54,25 +58,29 @@ func buildPrograms(root string) (built, failed map[string]string) {
 		return built, failed
 	}
 	defer unlock()
-	var names []string
+	var names, withC []string
 	for name := range programPaths {
 		if _, err := os.Stat(filepath.Join(root, "cmd", name)); err != nil {
 			failed[name] = err.Error()
 			continue
 		}
-		names = append(names, name)
+		if linksC[name] {
+			withC = append(withC, name)
+		} else {
+			names = append(names, name)
+		}
 	}
-	if len(names) == 0 {
-		return built, failed
-	}
-	if out := goBuild(root, bin, names); out != "" {
+	for cgo, names := range map[string][]string{"0": names, "1": withC} {
+		if len(names) == 0 || goBuild(root, bin, cgo, names) == "" {
+			continue
+		}
 		for _, name := range names {
-			if out := goBuild(root, bin, []string{name}); out != "" {
+			if out := goBuild(root, bin, cgo, []string{name}); out != "" {
 				failed[name] = out
 			}
 		}
 	}
-	for _, name := range names {
+	for _, name := range append(names, withC...) {
 		if failed[name] == "" {
 			built[name] = filepath.Join(bin, name)
 		}
@@ -80,15 +88,15 @@ func buildPrograms(root string) (built, failed map[string]string) {
 	return built, failed
 }
 
-// goBuild returns what went wrong, or "".
-func goBuild(root, bin string, names []string) string {
+// goBuild returns what went wrong, or "". cgo is CGO_ENABLED.
+func goBuild(root, bin, cgo string, names []string) string {
 	args := []string{"build", "-trimpath", "-o", bin + "/"}
 	for _, n := range names {
 		args = append(args, "./cmd/"+n)
 	}
 	cmd := exec.Command("go", args...)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return ""
