@@ -1,0 +1,247 @@
+package pam
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sekisho/sekisho/wire"
+)
+
+const cannotTell = "it could not be found out whether you may enter: try again later"
+
+func TestAuth(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Step = 200 * time.Millisecond })
+	for _, c := range []struct{ name, begin, reply, want string }{
+		{"wrong", "auth user=alice service=sshd", "answer a1=wrong", "no wrong-password"},
+		{"empty", "auth user=alice service=sshd", "answer a1=", "no wrong-password"},
+		{"unknown user", "auth user=mallory service=sshd", "answer a1=right", "no unknown-user"},
+		{"no rule", "auth user=bob service=sshd", "answer a1=right", "no no-rule"},
+		{"the prover hangs", "auth user=alice service=sshd", "answer a1=hang", "unknown unreachable " + cannotTell},
+		{"a clock is wrong", "auth user=alice service=sshd", "answer a1=clock", "unknown clock this host's clock?is 7 min behind"},
+		{"something else than an answer", "auth user=alice service=sshd", "auth user=alice service=sshd", "unknown conversation " + cannotTell},
+		{"too many replies", "auth user=alice service=sshd", "answer a1=right a2=right", "unknown conversation " + cannotTell},
+		{"no reply", "auth user=alice service=sshd", "answer", "unknown conversation " + cannotTell},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := w.dial()
+			if a := w.on(conn, c.begin); show(a) != "no prompt [password Password: ]" {
+				t.Fatalf("it asks %s", show(a))
+			}
+			if got := show(w.on(conn, c.reply)); got != c.want {
+				t.Errorf("it says %q, not %q", got, c.want)
+			}
+		})
+	}
+	t.Run("a conversation without end", func(t *testing.T) {
+		conn := w.dial()
+		a := w.on(conn, "auth user=alice service=sshd")
+		rounds := 0
+		for ; a.Reason == reasonPrompt; rounds++ {
+			a = w.on(conn, "answer a1=many")
+		}
+		if rounds != maxRounds || a.Outcome != wire.Unknown {
+			t.Errorf("after %d rounds it says %s", rounds, show(a))
+		}
+	})
+	t.Run("a peer who leaves", func(t *testing.T) {
+		conn := w.dial()
+		w.on(conn, "auth user=alice service=sshd")
+		conn.Close()
+		w.signIn() // and the door goes on
+	})
+}
+
+func TestMalformed(t *testing.T) {
+	w := newWorld(t, nil)
+	long := strings.Repeat("x", maxValue+1)
+	for _, c := range []struct{ ask, reason string }{
+		{"keys user=alice", wire.ReasonVerb},
+		{"answer a1=x", wire.ReasonVerb},
+		{"auth user=alice", wire.ReasonMalformed},
+		{"auth user= service=sshd", wire.ReasonMalformed},
+		{"auth user=alice service=sshd colour=red", wire.ReasonMalformed},
+		{"auth user=alice service=sshd rhost=" + long, wire.ReasonMalformed},
+		{"auth user=%FF service=sshd", wire.ReasonMalformed},
+		{"auth user=alice service=sshd authinfo=publickey%20rubbish", wire.ReasonMalformed},
+		{"session user=alice service=sshd op=begin", wire.ReasonMalformed},
+		{"credentials user=alice op=give", wire.ReasonMalformed},
+		{"passwd user=alice service=passwd phase=now", wire.ReasonMalformed},
+	} {
+		if a := w.say(c.ask); a.Outcome != wire.Unknown || a.Reason != c.reason {
+			t.Errorf("%.60s: %s", c.ask, show(a))
+		}
+	}
+}
+
+func TestAccount(t *testing.T) {
+	w := newWorld(t, nil)
+	login := " login=" + w.signIn()
+	esc := func(s string) string { return strings.ReplaceAll(strings.ReplaceAll(s, " ", "%20"), "\n", "%0A") }
+	key, other := " authinfo="+esc("publickey "+aliceKey+"\n"), " authinfo="+esc("publickey "+otherKey)
+	ticket := " authinfo=" + esc("gssapi-with-mic alice@EXAMPLE.ORG")
+	for _, c := range []struct{ name, ask, want string }{
+		{"signed in", "account user=alice service=sshd" + login, "yes"},
+		{"by key", "account user=alice service=sshd" + key, "yes"},
+		{"by a key that is not hers", "account user=alice service=sshd" + other, "no no-key"},
+		{"by two, of which one is", "account user=alice service=sshd" + key + esc("\npublickey "+otherKey), "yes"},
+		{"by her key as another", "account user=bob service=sshd" + key, "no no-rule"},
+		{"by her key as a shared account, from where she may", "account user=deploy service=sshd rhost=198.51.100.7" + key, "yes"},
+		{"from elsewhere", "account user=deploy service=sshd rhost=203.0.113.7" + key, "no source"},
+		{"from who knows where", "account user=deploy service=sshd rhost=laptop.example.org" + key, "no source"},
+		{"root by a key of his own", "account user=root service=sshd" + other, "no unknown-user"},
+		{"by ticket", "account user=alice service=sshd" + ticket, "yes"},
+		{"by ticket as a shared account", "account user=deploy service=sshd rhost=198.51.100.7" + ticket, "yes"},
+		{"by a ticket of bob's as alice, whom the rules judge as bob", "account user=alice service=sshd authinfo=" + esc("gssapi-with-mic bob@EXAMPLE.ORG"), "no no-rule"},
+		{"with a password and the token of another", "account user=bob service=sshd" + login, "no no-rule"},
+		{"nobody", "account user=mallory service=sshd", "no unknown-user"},
+	} {
+		if got := show(w.say(c.ask)); got != c.want {
+			t.Errorf("%s: %q, not %q", c.name, got, c.want)
+		}
+	}
+	w.locked.Store(true)
+	for _, how := range []string{login, key, ticket} {
+		if got := show(w.say("account user=alice service=sshd" + how)); got != "no locked" {
+			t.Errorf("a locked account:%.30s: %q", how, got)
+		}
+	}
+}
+
+func TestTicketsOfOtherRealmsCountForNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, p := range []string{"bob@EVIL.EXAMPLE", "bob/admin@EXAMPLE.ORG"} {
+		// Judged as the account itself, with nothing proved; bob has no rule.
+		if got := show(w.say("account user=bob service=sshd authinfo=gssapi-with-mic%20" + p)); !strings.HasPrefix(got, "no ") {
+			t.Errorf("%s: %q", p, got)
+		}
+	}
+}
+
+func TestTokensEnd(t *testing.T) {
+	w := newWorld(t, nil)
+	token := w.signIn()
+	if _, ok := w.s.logins.get(token, 0, "alice"); !ok {
+		t.Fatal("a fresh token is not known")
+	}
+	if _, ok := w.s.logins.get(token, 4242, "alice"); ok {
+		t.Error("another caller may use it")
+	}
+	later := w.now.Load().Add(loginTTL)
+	w.now.Store(&later)
+	if _, ok := w.s.logins.get(token, 0, "alice"); ok {
+		t.Error("it has no end")
+	}
+	w.signIn()
+	if n := len(w.s.logins.all); n != 1 {
+		t.Errorf("%d sign-ins are remembered", n)
+	}
+}
+
+func TestLoginsAreBounded(t *testing.T) {
+	l := newLogins(time.Now)
+	for i := range maxLogins + 100 {
+		if token := l.add(login{uid: 0, user: "alice"}); (token == "") != (i >= maxLogins) {
+			t.Fatalf("number %d got %q", i, token)
+		}
+	}
+	l = newLogins(time.Now)
+	for i := range maxLoginsPerUID + 1 {
+		if token := l.add(login{uid: 1000, user: "alice"}); (token == "") != (i >= maxLoginsPerUID) {
+			t.Fatalf("number %d got %q", i, token)
+		}
+	}
+	if l.add(login{uid: 0, user: "alice"}) == "" {
+		t.Error("an unprivileged caller keeps root out")
+	}
+}
+
+func TestOthersAskAboutThemselves(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can become others")
+	}
+	w := newWorld(t, nil)
+	for d := filepath.Dir(w.path); d != os.TempDir(); d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := func(uid int, text string) (out string) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // and never unlocked: the thread ends with its uid
+			if _, _, e := syscall.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); e != 0 {
+				t.Error(e)
+				return
+			}
+			out = show(w.say(text))
+		}()
+		<-done
+		return out
+	}
+	if got := ask(2001, "auth user=alice service=screen"); got != "no prompt [password Password: ]" {
+		t.Errorf("alice about herself: %q", got)
+	}
+	for _, text := range []string{"auth user=bob service=x", "account user=bob service=x", "passwd user=bob service=x phase=change",
+		"credentials user=bob op=delete session=x", "session user=bob service=x op=close session=x"} {
+		if got := ask(2001, text); !strings.HasPrefix(got, "unknown caller") {
+			t.Errorf("alice: %s: %q", text, got)
+		}
+		if got := ask(4000, text); !strings.HasPrefix(got, "unknown caller") {
+			t.Errorf("one whom the directory does not know: %s: %q", text, got)
+		}
+	}
+}
+
+func TestPasswd(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, c := range []struct{ replies, want string }{
+		{"right new new", "no password-refused Password fails quality checking policy"},
+		{"wrong new new", "no wrong-password"},
+		{"right new other", "no password-refused the new password was typed in two ways: nothing was changed"},
+	} {
+		conn := w.dial()
+		a := w.on(conn, "passwd user=alice service=passwd phase=change")
+		for i, r := range strings.Fields(c.replies) {
+			if want := []string{"password Current password: ", "new-password New password: ", "new-password Retype new password: "}[i]; a.Reason != reasonPrompt || a.Body[0] != want {
+				t.Fatalf("it asks %s, not %s", show(a), want)
+			}
+			a = w.on(conn, "answer a1="+r)
+		}
+		if got := show(a); got != c.want {
+			t.Errorf("%s: %q, not %q", c.replies, got, c.want)
+		}
+	}
+	if got := show(w.say("passwd user=alice service=passwd phase=check")); got != "yes" {
+		t.Errorf("check: %q", got)
+	}
+	if got := show(w.say("passwd user=root service=passwd phase=check")); got != "no unknown-user" {
+		t.Errorf("check of a local account: %q", got)
+	}
+	for _, e := range w.log.AllEntries() {
+		if s, err := e.String(); err != nil || strings.Contains(s, "right") {
+			t.Errorf("a password is in the log: %s", s)
+		}
+	}
+}
+
+func FuzzAuthInfo(f *testing.F) {
+	f.Add("publickey " + aliceKey + "\nkeyboard-interactive/pam\n")
+	f.Add("gssapi-with-mic alice@EXAMPLE.ORG\npassword")
+	f.Fuzz(func(t *testing.T, text string) {
+		a, err := readAuthInfo(text)
+		if err != nil && (a.keys != nil || a.principal != "") {
+			t.Error("something stands beside an error")
+		}
+		if a.principal != "" && !strings.Contains(text, " "+a.principal+"@"+a.realm) {
+			t.Errorf("%q@%q was read out of %q", a.principal, a.realm, text)
+		}
+	})
+}
