@@ -373,9 +373,10 @@ func (k *keyring) write(_ context.Context, c Cache) error {
 		if err != nil {
 			return err
 		}
-		if _, err := k.primary(ring); errors.Is(err, ErrNone) {
+		if _, err = k.primary(ring); errors.Is(err, ErrNone) {
 			err = k.setPrimary(ring)
-		} else if err != nil {
+		}
+		if err != nil {
 			return err
 		}
 		id, err := search(ring, "keyring", k.cache)
