@@ -91,8 +91,10 @@ func (c Config) validate() (Config, error) {
 type Client struct {
 	c Config // immutable after New
 
-	mu   sync.Mutex // guards last
-	last answered
+	mu      sync.Mutex // guards all below
+	last    answered
+	located map[string]located // by service
+	habit   etypeInfo          // how the last password became a key
 }
 
 // New makes a Client and asks nobody; the error names what is wrong in cfg.
@@ -127,36 +129,3 @@ type ForwardOptions struct {
 	// Once makes the forwarded ticket not forwardable any further.
 	Once bool
 }
-
-// Login gets a ticket for a password (the AS exchange, RFC 4120 §3.1). The failure
-// is an *Error; a password that cannot be one is WrongPassword.
-//
-// Success does not show that a true KDC answered: see [Prover].
-func (c *Client) Login(ctx context.Context, p krb.Principal, password string, o LoginOptions) (krb.Credential, error) {
-	return krb.Credential{}, errNotYet
-}
-
-// LoginKey is Login with the principal's keys, as a keytab holds them. At most one
-// key of each type.
-func (c *Client) LoginKey(ctx context.Context, p krb.Principal, keys []krb.Key, o LoginOptions) (krb.Credential, error) {
-	return krb.Credential{}, errNotYet
-}
-
-// Service gets a ticket for server with a ticket-granting ticket (the TGS exchange,
-// RFC 4120 §3.3). Only servers of the TGT's own realm can be had.
-func (c *Client) Service(ctx context.Context, tgt krb.Credential, server krb.Principal) (krb.Credential, error) {
-	return krb.Credential{}, errNotYet
-}
-
-// Renew gets the same ticket-granting ticket with a new life (RFC 4120 §2.3).
-func (c *Client) Renew(ctx context.Context, tgt krb.Credential) (krb.Credential, error) {
-	return krb.Credential{}, errNotYet
-}
-
-// Forward gets a ticket-granting ticket that may be handed to another host (RFC 4120
-// §2.6), for delegation. The one it is made from must be forwardable.
-func (c *Client) Forward(ctx context.Context, tgt krb.Credential, o ForwardOptions) (krb.Credential, error) {
-	return krb.Credential{}, errNotYet
-}
-
-var errNotYet = errors.New("not built yet")

@@ -2,19 +2,28 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
+	"os"
+	"sync"
 	"time"
 )
 
 const (
-	kdcPort  = 88
-	maxReply = 64 << 10
-	// maxDatagram is the largest request that is first tried over UDP.
-	maxDatagram = 1400
+	// maxReply bounds a reply over TCP, maxDatagram one over UDP; a longer one is
+	// asked for again over TCP.
+	maxReply    = 64 << 10
+	maxDatagram = 16 << 10
+	// maxUDPRequest is the longest request that is sent over UDP.
+	maxUDPRequest = 1400
+	// maxIgnored bounds the datagrams that one attempt looks at.
+	maxIgnored = 64
+	// preferFor is how long the server that answered last is asked first.
+	preferFor = time.Minute
 )
 
 // Request is one message and who shall answer it.
@@ -33,20 +42,22 @@ type Request struct {
 	// OnlyTCP leaves UDP out: for what must not happen twice, as a datagram is sent
 	// again until it is answered.
 	OnlyTCP bool
-	// Judge looks at a reply. Nil takes it, an error does not: over UDP the wait goes
-	// on, over TCP the next server is asked. It may be called from several goroutines
-	// at once, but is not called again once it has returned nil. From is the peer.
+	// Judge looks at a reply of from, which is an IP:port. Nil takes it. Any error
+	// does not: over UDP the wait goes on, for anybody may have sent the datagram;
+	// over TCP, and with an *Error of kind Unavailable, the next server is asked.
+	// ErrTooBig has this server asked again over TCP. It is called from several
+	// goroutines, but never from two at once, and not again after it returned nil.
 	Judge func(reply []byte, from string) error
 }
+
+// ErrTooBig is a Judge's word for KRB_ERR_RESPONSE_TOO_BIG.
+var ErrTooBig = errors.New("the answer is too long for a datagram")
 
 // Answer is a reply that Judge took.
 type Answer struct {
 	Reply []byte
 	// From is the server's IP:port.
 	From string
-	// Sent is when the first message of the call was sent to anybody, and Received
-	// when the reply came, by the client's clock.
-	Sent, Received time.Time
 }
 
 // answered remembers who answered last, to be asked first for a while.
@@ -57,37 +68,340 @@ type answered struct {
 	at      time.Time
 }
 
-// Send asks the servers of a request until one gives an answer that Judge takes:
-// each over UDP, again after a second, and over TCP when a second has passed, when
-// the message is too long or when the server says that its answer is; and the next
-// one after a second too. The failure is an *Error of kind Unreachable (nobody
-// answered) or BadReply (somebody did).
+// Send asks the servers of a request until one gives an answer that Judge takes.
+// Each is asked over UDP, again each second, and after the first second over TCP
+// too; the next server likewise as soon as one has failed or has not answered for
+// a second. An attempt ends after Config.Try, the call after Config.Total. The
+// failure is an *Error: Unreachable when nobody answered, otherwise what the last
+// one to answer made of it (BadReply, Unavailable).
 func (c *Client) Send(ctx context.Context, r Request) (Answer, error) {
-	return Answer{}, errNotYet
+	ctx, cancel := context.WithTimeout(ctx, c.c.Total)
+	defer cancel()
+	servers, err := c.locate(ctx, r)
+	if err != nil {
+		return Answer{}, &Error{Kind: Unreachable, Err: err}
+	}
+	a := &asking{c: c, r: r}
+	var tries []try
+	for _, s := range servers {
+		tries = append(tries, func(ctx context.Context) (Answer, error) { return a.server(ctx, s) })
+	}
+	return race(ctx, c.resend(), tries)
 }
 
-// splitHost reads host, host:port, an IP address, or [IPv6]:port.
-func splitHost(s string, port uint16) (string, uint16, error) {
-	bad := func() (string, uint16, error) {
-		return "", 0, fmt.Errorf("server %.80q: write HOST or HOST:PORT", s)
+// resend is how long an answer is waited for before something else is tried too.
+func (c *Client) resend() time.Duration { return c.c.Try / 3 }
+
+// try is one way to an answer. It ends soon after ctx. Its error is an *Error.
+type try func(ctx context.Context) (Answer, error)
+
+// race begins one try after the other, the next one whenever one has failed or step
+// has passed, and returns the first answer. It waits for all that it began.
+func race(ctx context.Context, step time.Duration, tries []try) (Answer, error) {
+	type outcome struct {
+		a   Answer
+		err error
 	}
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return a.String(), port, nil
-	}
-	host := s
-	if strings.Contains(s, ":") {
-		h, p, err := net.SplitHostPort(s)
-		if err != nil {
-			return bad()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	done := make(chan outcome, len(tries))
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var errs []error
+	for begun, ended := 0, 0; ; {
+		select {
+		case <-timer.C:
+			if begun < len(tries) && ctx.Err() == nil {
+				t := tries[begun]
+				begun++
+				wg.Go(func() {
+					a, err := t(ctx)
+					done <- outcome{a, err}
+				})
+				timer.Reset(step)
+			}
+		case o := <-done:
+			if o.err == nil {
+				return o.a, nil
+			}
+			errs = append(errs, o.err)
+			ended++
+			timer.Reset(0)
 		}
-		n, err := strconv.ParseUint(p, 10, 16)
-		if err != nil || n == 0 {
-			return bad()
+		if begun == ended && (begun == len(tries) || ctx.Err() != nil) {
+			return Answer{}, worst(ctx, errs)
 		}
-		host, port = h, uint16(n)
 	}
-	if host == "" || len(host) > 253 || strings.ContainsAny(host, " /@\x00") {
-		return bad()
+}
+
+// worst is the one error of several tries: of those that show that somebody
+// answered the last, otherwise all of them as Unreachable.
+func worst(ctx context.Context, errs []error) error {
+	var silent string
+	for i := len(errs) - 1; i >= 0; i-- {
+		var e *Error
+		if errors.As(errs[i], &e) && e.Kind != Unreachable {
+			return e
+		}
 	}
-	return host, port, nil
+	for i, err := range errs {
+		var e *Error
+		if errors.As(err, &e) && e.Err != nil {
+			err = e.Err
+		}
+		if i > 0 {
+			silent += "; "
+		}
+		silent += err.Error()
+	}
+	e := &Error{Kind: Unreachable, Err: ctx.Err()}
+	switch {
+	case silent == "":
+	case e.Err == nil:
+		e.Err = errors.New(silent)
+	default:
+		e.Err = fmt.Errorf("%w: %s", e.Err, silent)
+	}
+	return e
+}
+
+// asking is one call of Send.
+type asking struct {
+	c *Client
+	r Request
+
+	mu    sync.Mutex // guards taken and calls of r.Judge
+	taken bool
+}
+
+var errTaken = errors.New("another server has answered")
+
+// judge is r.Judge as it is documented.
+func (a *asking) judge(reply []byte, from netip.AddrPort) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.taken {
+		return errTaken
+	}
+	err := a.r.Judge(reply, from.String())
+	a.taken = err == nil
+	return err
+}
+
+// server asks one server at each of its addresses.
+func (a *asking) server(ctx context.Context, s server) (Answer, error) {
+	addrs, err := a.c.resolve(ctx, s)
+	if err != nil {
+		return Answer{}, &Error{Kind: Unreachable, Err: err}
+	}
+	var tries []try
+	last := a.c.lastAnswered()
+	add := func(addr netip.AddrPort, network string) {
+		t := try(func(ctx context.Context) (Answer, error) {
+			return a.attempt(ctx, answered{host: s.host, addr: addr, network: network})
+		})
+		if addr == last.addr && network == last.network {
+			tries = append([]try{t}, tries...)
+		} else {
+			tries = append(tries, t)
+		}
+	}
+	if !a.r.OnlyTCP && !s.onlyTCP && len(a.r.Message) <= maxUDPRequest {
+		for _, addr := range addrs {
+			add(addr, "udp")
+		}
+	}
+	for _, addr := range addrs {
+		add(addr, "tcp")
+	}
+	return race(ctx, a.c.resend(), tries)
+}
+
+// attempt asks one address in one way. Its error is an *Error.
+func (a *asking) attempt(ctx context.Context, way answered) (Answer, error) {
+	addr := way.addr
+	tctx, cancel := context.WithTimeout(ctx, a.c.c.Try)
+	defer cancel()
+	var reply []byte
+	var err error
+	if way.network == "udp" {
+		reply, err = a.udp(tctx, addr)
+		if errors.Is(err, ErrTooBig) {
+			way.network = "tcp"
+			reply, err = a.tcp(tctx, addr)
+		}
+	} else {
+		reply, err = a.tcp(tctx, addr)
+	}
+	if err == nil {
+		a.c.remember(way)
+		return Answer{reply, addr.String()}, nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return Answer{}, e
+	}
+	kind, bad := Unreachable, badReply{}
+	if errors.As(err, &bad) {
+		kind, err = BadReply, bad.err
+	} else if tctx.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("no answer in %s", a.c.c.Try)
+	}
+	e = &Error{Kind: kind, Err: err}
+	if kind == BadReply {
+		e.KDC = addr.String()
+	} else {
+		e.Err = fmt.Errorf("%s %s: %w", way.network, addr, err)
+	}
+	return Answer{}, e
+}
+
+// badReply marks what is wrong with a reply, against what is wrong with the way to it.
+type badReply struct{ err error }
+
+func (b badReply) Error() string { return b.err.Error() }
+
+// open connects, and gives the message for the connection. The connection fails as
+// soon as ctx ends; close must be called.
+func (a *asking) open(ctx context.Context, addr netip.AddrPort, network string) (conn net.Conn, msg []byte, close func(), err error) {
+	conn, err = a.c.c.Dial(ctx, network, addr.String())
+	if err != nil {
+		return nil, nil, nil, short(err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	close = func() { stop(); conn.Close() }
+	msg = a.r.Message
+	if a.r.MessageFor != nil {
+		local, perr := netip.ParseAddrPort(conn.LocalAddr().String())
+		if perr != nil {
+			close()
+			return nil, nil, nil, fmt.Errorf("the connection's own address: %w", perr)
+		}
+		if msg, err = a.r.MessageFor(netip.AddrPortFrom(local.Addr().Unmap().WithZone(""), local.Port())); err != nil {
+			close()
+			return nil, nil, nil, fmt.Errorf("making the message: %w", err)
+		}
+	}
+	return conn, msg, close, nil
+}
+
+// udp sends the message each second until a reply is taken. Replies that are not
+// taken are not looked at any more, as anybody could have sent them.
+func (a *asking) udp(ctx context.Context, addr netip.AddrPort) ([]byte, error) {
+	conn, msg, closeConn, err := a.open(ctx, addr, "udp")
+	if err != nil {
+		return nil, err
+	}
+	defer closeConn()
+	buf := make([]byte, maxDatagram)
+	var ignored error
+	for n := 0; n < maxIgnored; {
+		if _, err := conn.Write(msg); err != nil {
+			return nil, either(ignored, short(err))
+		}
+		// Set before ctx is looked at: its end sets a deadline too.
+		if err := conn.SetReadDeadline(time.Now().Add(a.c.resend())); err != nil {
+			return nil, err
+		}
+		for ; n < maxIgnored; n++ {
+			if ctx.Err() != nil {
+				return nil, either(ignored, ctx.Err())
+			}
+			size, err := conn.Read(buf)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break // send it again
+			}
+			if err != nil {
+				return nil, either(ignored, short(err))
+			}
+			if size == len(buf) {
+				return nil, ErrTooBig
+			}
+			reply := append([]byte(nil), buf[:size]...)
+			err = a.judge(reply, addr)
+			if err == nil {
+				return reply, nil
+			}
+			var e *Error
+			if errors.Is(err, ErrTooBig) || errors.Is(err, errTaken) || errors.As(err, &e) && e.Kind == Unavailable {
+				return nil, err
+			}
+			ignored = badReply{err}
+		}
+	}
+	return nil, either(ignored, errors.New("too many datagrams that belong to no request"))
+}
+
+func either(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}
+
+// tcp asks once (RFC 4120 §7.2.2).
+func (a *asking) tcp(ctx context.Context, addr netip.AddrPort) ([]byte, error) {
+	conn, msg, closeConn, err := a.open(ctx, addr, "tcp")
+	if err != nil {
+		return nil, err
+	}
+	defer closeConn()
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...)); err != nil {
+		return nil, short(err)
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return nil, cutShort(err)
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size == 0 || size > maxReply {
+		return nil, badReply{fmt.Errorf("a reply of %d bytes", size)}
+	}
+	reply := make([]byte, size)
+	if _, err := io.ReadFull(conn, reply); err != nil {
+		return nil, cutShort(err)
+	}
+	if err := a.judge(reply, addr); err != nil {
+		var e *Error
+		if errors.As(err, &e) || errors.Is(err, errTaken) {
+			return nil, err
+		}
+		return nil, badReply{err}
+	}
+	return reply, nil
+}
+
+// cutShort tells a reply that ends early from a server that does not reply.
+func cutShort(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return badReply{errors.New("the connection was closed within the reply")}
+	}
+	return short(err)
+}
+
+// short is the heart of a network error, without the addresses that we say anyway.
+func short(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+func (c *Client) lastAnswered() answered {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.at.IsZero() || c.c.Now().Sub(c.last.at) > preferFor {
+		return answered{}
+	}
+	return c.last
+}
+
+func (c *Client) remember(way answered) {
+	way.at = c.c.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = way
 }

@@ -1,0 +1,297 @@
+package client
+
+import (
+	"context"
+	"crypto/hmac"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/krb"
+	"github.com/sirupsen/logrus"
+)
+
+// ProverConfig is what a Prover is made of.
+type ProverConfig struct {
+	// Client asks the KDCs.
+	Client *Client
+	// Service is our own principal, such as sekisho/FQDN, and Keys its keytab, read
+	// anew each time: the key that a false KDC does not know.
+	Service krb.Principal
+	Keys    func() ([]krb.KeytabEntry, error)
+	// Principal is whose password a claim's is; nil: the user's name in the realm.
+	// An error is taken for a user that there is not.
+	Principal func(broker.Claim) (krb.Principal, error)
+	// Ticket is what kind of ticket-granting ticket a sign-in gets; its Service is
+	// not looked at.
+	Ticket LoginOptions
+	// Pack makes a credential cache (Proven.Tickets) of the ticket; nil: a sign-in
+	// leaves no ticket.
+	Pack func(krb.Credential) ([]byte, error)
+	// Change sets the new password of somebody whose old one has expired; nil: he
+	// must do that elsewhere.
+	Change broker.Changer
+	// Clock says in one sentence which clock is so wrong that no ticket shall be
+	// asked for, or ""; nil: only what the KDC's answers show counts.
+	Clock func() string
+	// Host names this host in sentences about its clock.
+	Host string
+	// Log gets what an administrator must mend, and why people were refused.
+	Log *logrus.Entry
+}
+
+func (c ProverConfig) validate() (ProverConfig, error) {
+	if c.Client == nil || c.Keys == nil || c.Log == nil {
+		return c, errors.New("a prover of passwords: Client, Keys and Log must be set")
+	}
+	if _, err := krb.FromName(c.Service.Name(), c.Service.Realm); err != nil {
+		return c, fmt.Errorf("a prover of passwords: our own %w", err)
+	}
+	if c.Service.Realm != c.Client.c.Realm {
+		return c, fmt.Errorf("a prover of passwords: our own principal %s is not of the realm %s", c.Service, c.Client.c.Realm)
+	}
+	if c.Principal == nil {
+		c.Principal = func(claim broker.Claim) (krb.Principal, error) {
+			p, err := krb.NewPrincipal(string(claim.User), c.Service.Realm)
+			if err == nil && len(p.Components) != 1 {
+				err = errors.New("a user's name has no slash")
+			}
+			return p, err
+		}
+	}
+	if c.Clock == nil {
+		c.Clock = func() string { return "" }
+	}
+	if c.Host == "" {
+		c.Host = "this host"
+	}
+	return c, nil
+}
+
+// NewProver makes a prover that asks for the password, gets a ticket-granting
+// ticket with it, and then a ticket for our own service with that one: only the
+// true KDC can seal it with our key. The error names what is wrong in cfg.
+//
+// An expired password is first proved to be right and then changed; the sign-in
+// goes on with the new one. The time that people take to type counts nowhere;
+// between two questions all ends after the client's Config.Total.
+func NewProver(cfg ProverConfig) (broker.Prover, error) {
+	c, err := cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	return prover{c}.prove, nil
+}
+
+type prover struct{ c ProverConfig } // immutable
+
+func (p prover) prove(ctx context.Context, claim broker.Claim, ask broker.Asker) broker.Proven {
+	typed, err := ask(ctx, broker.Prompt{Kind: broker.PromptPassword, Text: "Password: "})
+	if err != nil || len(typed) != 1 {
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonConversation}
+	}
+	if text := p.c.Clock(); text != "" {
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonClock, Text: text}
+	}
+	log := p.c.Log.WithFields(logrus.Fields{"user": string(claim.User), "door": string(claim.Door)})
+	who, err := p.c.Principal(claim)
+	if err == nil {
+		err = krb.CheckPassword(typed[0])
+	}
+	if err != nil {
+		// As slow as a wrong password, or nearly.
+		p.c.Client.pretend()
+		log.WithError(err).Info("a password that cannot be right")
+		return broker.Proven{Reason: broker.ReasonWrongPassword}
+	}
+	proven, err := p.verify(ctx, who, typed[0])
+	if is(err, PasswordExpired) {
+		proven, err = p.renew(ctx, claim, who, typed[0], ask)
+	}
+	if err == nil {
+		return proven
+	}
+	if is(err, UnknownPrincipal) {
+		p.c.Client.pretend()
+	}
+	proven = p.explain(err)
+	entry := log.WithError(err).WithField("principal", who.String())
+	switch proven.Reason {
+	case broker.ReasonFalseKDC, broker.ReasonProver:
+		entry.Error("a password could not be checked")
+	case broker.ReasonClock, broker.ReasonUnreachable:
+		entry.Warn("a password could not be checked")
+	default:
+		entry.Info("a password was refused")
+	}
+	return proven
+}
+
+func is(err error, k Kind) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == k
+}
+
+// verify is a sign-in with a password that may be right.
+func (p prover) verify(ctx context.Context, who krb.Principal, password string) (broker.Proven, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.c.Client.c.Total)
+	defer cancel()
+	keys, err := p.ownKeys()
+	if err != nil {
+		return broker.Proven{}, err
+	}
+	defer wipe(keys)
+	o := p.c.Ticket
+	o.Service = krb.Principal{}
+	tgt, err := p.c.Client.Login(ctx, who, password, o)
+	if err != nil {
+		return broker.Proven{}, err
+	}
+	defer clear(tgt.Key.Value)
+	if err := p.c.Client.Verify(ctx, tgt, p.c.Service, keys); err != nil {
+		return broker.Proven{}, err
+	}
+	out := broker.Proven{Outcome: broker.Allow, TicketsEnd: tgt.EndTime}
+	if p.c.Pack != nil {
+		if out.Tickets, err = p.c.Pack(tgt); err != nil {
+			return broker.Proven{}, fmt.Errorf("a credential cache for %s: %w", who, err)
+		}
+	}
+	return out, nil
+}
+
+// ownKeys are the keys of our own principal.
+func (p prover) ownKeys() ([]krb.Key, error) {
+	entries, err := p.c.Keys()
+	if err != nil {
+		return nil, fmt.Errorf("reading our own keytab: %w", err)
+	}
+	var keys []krb.Key
+	for _, e := range entries {
+		if e.Principal.Equal(p.c.Service) {
+			keys = append(keys, krb.Key{EType: e.Key.EType, Value: append([]byte(nil), e.Key.Value...)})
+		}
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("our own keytab holds no key of %s: no KDC can be proved true", p.c.Service)
+	}
+	return keys, nil
+}
+
+func wipe(keys []krb.Key) {
+	for _, k := range keys {
+		clear(k.Value)
+	}
+}
+
+// Verify proves a ticket-granting ticket that Login has just got: it gets a ticket
+// for a service of which keys are known, and that must be sealed with one of them,
+// be about the same client and sign-in, and hold the session key that the KDC named.
+// Of a KDC that does not know the keys it says FalseKDC.
+func (c *Client) Verify(ctx context.Context, tgt krb.Credential, service krb.Principal, keys []krb.Key) error {
+	cred, err := c.Service(ctx, tgt, service)
+	if err != nil {
+		return err
+	}
+	defer clear(cred.Key.Value)
+	if err := c.verify(tgt, cred, keys); err != nil {
+		return &Error{Kind: FalseKDC, Err: err}
+	}
+	return nil
+}
+
+func (c *Client) verify(tgt, cred krb.Credential, keys []krb.Key) error {
+	t, err := parseTicket(cred.Ticket)
+	if err != nil {
+		return err
+	}
+	var plain []byte
+	err = fmt.Errorf("the keytab holds no key of type %d", t.part.etype)
+	for _, k := range keys {
+		if k.EType != t.part.etype {
+			continue
+		}
+		if plain, err = k.Decrypt(usageTicket, t.part.cipher); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("its ticket for %s does not open with our keys; if they are not the newest, write the keytab anew: %w", cred.Server, err)
+	}
+	defer clear(plain)
+	part, err := parseTicketPart(plain)
+	if err != nil {
+		return err
+	}
+	defer clear(part.key.Value)
+	now := c.c.Now()
+	switch {
+	case !part.client.Equal(tgt.Client):
+		return fmt.Errorf("its ticket is about %s, not %s", part.client, tgt.Client)
+	case part.key.EType != cred.Key.EType || !hmac.Equal(part.key.Value, cred.Key.Value):
+		return errors.New("its ticket is an old one, with another session key than it says")
+	case !part.auth.Equal(tgt.AuthTime) || now.Sub(part.auth).Abs() > c.c.MaxSkew+c.c.Total:
+		return fmt.Errorf("its ticket is of a sign-in at %s, not of this one", stamp(part.auth))
+	case part.flags&krb.FlagInvalid != 0 || !part.end.After(now.Add(-c.c.MaxSkew)):
+		return errors.New("its ticket is not valid now")
+	}
+	return nil
+}
+
+// explain is what the caller of a door and the record are told of a failure. Whom
+// the KDC does not know is to them somebody with a wrong password.
+func (p prover) explain(err error) broker.Proven {
+	unknown := func(r broker.Reason, text string) broker.Proven {
+		return broker.Proven{Outcome: broker.Unknown, Reason: r, Text: text}
+	}
+	var e *Error
+	if !errors.As(err, &e) {
+		return unknown(broker.ReasonProver, "")
+	}
+	switch e.Kind {
+	case WrongPassword, UnknownPrincipal:
+		return broker.Proven{Reason: broker.ReasonWrongPassword}
+	case PasswordExpired:
+		return broker.Proven{Reason: broker.ReasonPasswordExpired}
+	case Locked:
+		return broker.Proven{Reason: broker.ReasonLocked}
+	case AccountExpired:
+		return broker.Proven{Reason: broker.ReasonKerberosExpired}
+	case Skew:
+		return unknown(broker.ReasonClock, p.clockText(e))
+	case FalseKDC:
+		return unknown(broker.ReasonFalseKDC, "")
+	case Unreachable, Unavailable:
+		return unknown(broker.ReasonUnreachable, "")
+	}
+	return unknown(broker.ReasonProver, "")
+}
+
+// clockText names both clocks: an answer of the KDC alone does not show which of
+// them is wrong. Which one is the clock guard's to say.
+func (p prover) clockText(e *Error) string {
+	if e.SkewBound == 0 || e.Skew == 0 {
+		return fmt.Sprintf("the clocks of %s and of the Kerberos server differ too much for a sign-in", p.c.Host)
+	}
+	way := "behind"
+	if e.Skew < 0 {
+		way = "ahead of"
+	}
+	return fmt.Sprintf("the clock of %s is %s %s that of the Kerberos server", p.c.Host, span(e.Skew), way)
+}
+
+// span is a time span in words, to the second.
+func span(d time.Duration) string {
+	d = d.Abs().Round(time.Second)
+	h, m, s := d/time.Hour, d%time.Hour/time.Minute, d%time.Minute/time.Second
+	switch {
+	case h >= 48:
+		return fmt.Sprintf("%d days", h/24)
+	case h > 0:
+		return fmt.Sprintf("%d h %d min", h, m)
+	case m > 0:
+		return fmt.Sprintf("%d min %d s", m, s)
+	}
+	return fmt.Sprintf("%d s", s)
+}
