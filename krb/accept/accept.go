@@ -13,8 +13,11 @@ package accept
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
@@ -22,6 +25,8 @@ import (
 
 // DefaultSkew is the allowed difference of clocks (RFC 4120 §8.2).
 const DefaultSkew = 5 * time.Minute
+
+const maxSkew = time.Hour
 
 // Config is what an Acceptor needs.
 type Config struct {
@@ -51,7 +56,33 @@ type Config struct {
 type Acceptor struct{ c Config }
 
 // New checks the configuration.
-func New(c Config) (*Acceptor, error) { return nil, errors.New("not yet written") }
+func New(c Config) (*Acceptor, error) {
+	switch {
+	case c.Keytab == nil:
+		return nil, errors.New("ticket validation needs a keytab")
+	case c.Replay == nil:
+		return nil, errors.New("ticket validation needs a replay cache")
+	}
+	var err error
+	if c.Skew, err = skew(c.Skew); err != nil {
+		return nil, err
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Realms = slices.Clone(c.Realms)
+	return &Acceptor{c}, nil
+}
+
+func skew(d time.Duration) (time.Duration, error) {
+	if d == 0 {
+		return DefaultSkew, nil
+	}
+	if d < time.Second || d > maxSkew {
+		return 0, fmt.Errorf("an allowed clock skew of %s is not within 1s to 1h", d)
+	}
+	return d, nil
+}
 
 // Options are what a caller asks of one AP-REQ.
 type Options struct {
@@ -104,17 +135,194 @@ type Accepted struct {
 	EType int32
 	// PAC is set if Options.WantPAC asked for it and the ticket has one.
 	PAC []byte
-
-	cusec int
 }
+
+// Options of an AP-REQ, and flags that only this package looks at.
+const (
+	optUseSessionKey = 1 << (31 - 1)
+	optMutual        = 1 << (31 - 2)
+
+	flagTransitedChecked krb.TicketFlags = 1 << (31 - 12)
+)
+
+// Key usages (RFC 4120 §7.5.1).
+const (
+	usageTicket        = 2
+	usageAuthenticator = 11
+	usageAPRep         = 12
+)
 
 // Accept judges an AP-REQ. Every error is an *Error.
 func (a *Acceptor) Accept(ctx context.Context, apReq []byte, o Options) (*Accepted, error) {
-	return nil, errors.New("not yet written")
+	now := a.c.Now()
+	got, err := a.judge(ctx, apReq, o, now)
+	if err != nil {
+		err.stime = now
+		if err.Server.Realm == "" {
+			err.Server = a.c.Keytab.Principals()[0]
+		}
+		return nil, err
+	}
+	return got, nil
 }
 
-// Reply makes the AP-REP (RFC 4120 §3.2.4), with our subkey, or nil for none,
-// and our first sequence number.
-func (a *Accepted) Reply(subkey *krb.Key, seq uint32) ([]byte, error) {
-	return nil, errors.New("not yet written")
+func (a *Acceptor) judge(ctx context.Context, raw []byte, o Options, now time.Time) (*Accepted, *Error) {
+	m, ok := parseAPReq(raw)
+	if !ok {
+		return nil, refuse(Malformed, codeGeneric, "not an AP-REQ, or beyond the limits of one")
+	}
+	server, err := krb.FromName(m.sname, m.realm)
+	if err != nil {
+		return nil, refuse(WrongService, codeNotUs, "the ticket's server: %w", err)
+	}
+	t, key, refused := a.open(m, server)
+	if refused != nil {
+		refused.Server = server
+		return nil, refused
+	}
+	got := &Accepted{
+		Server: server, Flags: krb.TicketFlags(t.flags),
+		AuthTime: t.auth, StartTime: t.start, EndTime: t.end, RenewTill: t.renewTill,
+		Mutual: m.options&optMutual != 0, KVNO: key.kvno, EType: m.ticket.etype,
+	}
+	refused = a.believe(got, t, m.authn, now)
+	if refused == nil {
+		refused = a.allow(got, t, o, now)
+	}
+	if refused == nil && o.WantPAC {
+		got.PAC, refused = findPAC(t.data, key.Key)
+	}
+	if refused == nil {
+		refused = a.spend(ctx, got, m.authn.cipher)
+	}
+	if refused != nil {
+		refused.Client, refused.Server = got.Client, server
+		return nil, refused
+	}
+	return got, nil
+}
+
+// open finds the service key and opens the ticket with it.
+func (a *Acceptor) open(m apReq, server krb.Principal) (encTicket, serviceKey, *Error) {
+	none := encTicket{}
+	if m.options&optUseSessionKey != 0 {
+		return none, serviceKey{}, refuse(NotAllowed, codeNoKey, "a user-to-user ticket for %s: not served", server)
+	}
+	if a.c.Service != nil && !a.c.Service(server) {
+		return none, serviceKey{}, refuse(WrongService, codeNotUs, "the ticket is for %s, which is not a service here", server)
+	}
+	keys, refused := a.c.Keytab.find(server, m.ticket.kvno, m.ticket.etype)
+	if refused != nil {
+		return none, serviceKey{}, refused
+	}
+	for _, key := range keys {
+		plain, err := key.Decrypt(usageTicket, m.ticket.cipher)
+		if err != nil {
+			continue
+		}
+		t, ok := parseEncTicket(plain)
+		if !ok {
+			return none, serviceKey{}, refuse(Malformed, codeGeneric, "the sealed part of a ticket for %s cannot be read", server)
+		}
+		return t, key, nil
+	}
+	return none, serviceKey{}, refuse(Forged, codeBadIntegrity, "a ticket for %s was not sealed with our key: forged, or the keytab is not the KDC's", server)
+}
+
+// believe checks that the peer holds the session key, now, and is the ticket's client.
+func (a *Acceptor) believe(got *Accepted, t encTicket, sealed encrypted, now time.Time) *Error {
+	var err error
+	if got.Client, err = krb.FromName(t.cname, t.crealm); err != nil {
+		return refuse(NotAllowed, codePolicy, "the ticket's client: %w", err)
+	}
+	if got.SessionKey, err = krb.NewKey(t.keyType, t.keyValue); err != nil {
+		return refuse(NoKey, codeETypeNoSupp, "the session key: %w", err)
+	}
+	if sealed.etype != t.keyType {
+		return refuse(Forged, codeBadIntegrity, "the authenticator is of another encryption type than the session key")
+	}
+	plain, err := got.SessionKey.Decrypt(usageAuthenticator, sealed.cipher)
+	if err != nil {
+		return refuse(Forged, codeBadIntegrity, "the authenticator of %s: %w", got.Client, err)
+	}
+	au, ok := parseAuthenticator(plain)
+	if !ok {
+		return refuse(Malformed, codeGeneric, "the authenticator of %s cannot be read", got.Client)
+	}
+	if au.crealm != t.crealm || !slices.Equal(au.cname.NameString, t.cname.NameString) {
+		return refuse(Forged, codeBadMatch, "the authenticator with a ticket of %s names another client", got.Client)
+	}
+	if au.keyValue != nil {
+		sub, err := krb.NewKey(au.keyType, au.keyValue)
+		if err != nil {
+			return refuse(NoKey, codeETypeNoSupp, "the subkey of %s: %w", got.Client, err)
+		}
+		got.Subkey = &sub
+	}
+	got.Seq, got.Checksum = au.seq, au.checksum
+	got.CTime = au.ctime.Add(time.Duration(au.cusec) * time.Microsecond)
+	if refused := a.clock(got, now); refused != nil {
+		return refused
+	}
+	return got.readAuthData(au.data, t.data)
+}
+
+func (a *Acceptor) clock(got *Accepted, now time.Time) *Error {
+	ahead := got.CTime.Sub(now)
+	var err error
+	if a.c.Clock != nil {
+		err = a.c.Clock(ahead)
+	}
+	if err == nil && (ahead > a.c.Skew || ahead < -a.c.Skew) {
+		way, by := "ahead of", ahead
+		if ahead < 0 {
+			way, by = "behind", -ahead
+		}
+		err = fmt.Errorf("the clock of %s is %s %s ours, more than the %s that is allowed", got.Client, by.Round(time.Millisecond), way, a.c.Skew)
+	}
+	if err == nil {
+		return nil
+	}
+	e := refuse(Clock, codeSkew, "%w", err)
+	e.ClientAhead = ahead
+	return e
+}
+
+// allow checks what the ticket itself says of where and when it holds.
+func (a *Acceptor) allow(got *Accepted, t encTicket, o Options, now time.Time) *Error {
+	switch {
+	case got.Flags&krb.FlagInvalid != 0:
+		return refuse(NotYet, codeNotYet, "the ticket of %s is post-dated and was not validated", got.Client)
+	case t.start.Sub(now) > a.c.Skew:
+		return refuse(NotYet, codeNotYet, "the ticket of %s begins at %s", got.Client, t.start.Format(time.RFC3339))
+	case now.Sub(t.end) > a.c.Skew:
+		return refuse(Expired, codeExpired, "the ticket of %s ended at %s", got.Client, t.end.Format(time.RFC3339))
+	case got.Client.Realm != got.Server.Realm && !slices.Contains(a.c.Realms, got.Client.Realm):
+		return refuse(ForeignRealm, codePolicy, "clients of the realm %s are not accepted", got.Client.Realm)
+	case len(t.transited) > 0 && got.Flags&flagTransitedChecked == 0:
+		return refuse(ForeignRealm, codePathNotAccepted, "the ticket of %s came through other realms, and our KDC did not check them", got.Client)
+	case got.Flags&krb.FlagAnonymous != 0 || got.Client.Components[0] == "WELLKNOWN":
+		return refuse(NotAllowed, codePolicy, "an anonymous ticket")
+	case o.RequireInitial && got.Flags&krb.FlagInitial == 0:
+		return refuse(NotAllowed, codePolicy, "the ticket of %s was not got with the password itself", got.Client)
+	case t.hasAddresses && !slices.Contains(t.addresses, o.From.WithZone("").Unmap()):
+		return refuse(Address, codeBadAddr, "the ticket of %s is for other addresses than the peer's", got.Client)
+	}
+	return nil
+}
+
+// spend marks the authenticator as used. The mark is over what the session key
+// seals: nothing that can be rewritten, as the server's name outside, is in it.
+func (a *Acceptor) spend(ctx context.Context, got *Accepted, sealed []byte) *Error {
+	h := sha256.New()
+	fmt.Fprintf(h, "sekisho authenticator %q %d ", got.Client.String(), got.CTime.UnixMicro())
+	h.Write(sealed)
+	fresh, err := a.c.Replay.Spend(ctx, [32]byte(h.Sum(nil)), got.CTime, got.CTime.Add(a.c.Skew))
+	switch {
+	case err != nil:
+		return refuse(Unknown, codeGeneric, "whether the authenticator of %s was used before: %w", got.Client, err)
+	case !fresh:
+		return refuse(Replayed, codeRepeat, "the authenticator of %s was used before", got.Client)
+	}
+	return nil
 }

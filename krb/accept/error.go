@@ -1,9 +1,29 @@
 package accept
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// Error codes (RFC 4120 §7.5.9).
+const (
+	codePolicy          = 12 // KDC_ERR_POLICY
+	codeETypeNoSupp     = 14 // KDC_ERR_ETYPE_NOSUPP
+	codePathNotAccepted = 28 // KDC_ERR_PATH_NOT_ACCEPTED
+	codeBadIntegrity    = 31 // KRB_AP_ERR_BAD_INTEGRITY
+	codeExpired         = 32 // KRB_AP_ERR_TKT_EXPIRED
+	codeNotYet          = 33 // KRB_AP_ERR_TKT_NYV
+	codeRepeat          = 34 // KRB_AP_ERR_REPEAT
+	codeNotUs           = 35 // KRB_AP_ERR_NOT_US
+	codeBadMatch        = 36 // KRB_AP_ERR_BADMATCH
+	codeSkew            = 37 // KRB_AP_ERR_SKEW
+	codeBadAddr         = 38 // KRB_AP_ERR_BADADDR
+	codeBadKeyVersion   = 44 // KRB_AP_ERR_BADKEYVER
+	codeNoKey           = 45 // KRB_AP_ERR_NOKEY
+	codeGeneric         = 60 // KRB_ERR_GENERIC
 )
 
 // Kind says why a ticket was refused. The zero value is none of them.
@@ -60,6 +80,23 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap is the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// refuse makes an Error; its text is the cause's.
+func refuse(kind Kind, code int32, format string, args ...any) *Error {
+	return &Error{Kind: kind, Code: code, Err: fmt.Errorf(format, args...)}
+}
+
 // KRBError is the KRB-ERROR message for the peer (RFC 4120 §5.9.1), DER: the
 // code, our time and our name, and nothing of the cause.
-func (e *Error) KRBError() []byte { return nil }
+func (e *Error) KRBError() []byte {
+	var b cryptobyte.Builder
+	addApplication(&b, appKRBError, func(b *cryptobyte.Builder) {
+		addInt(b, 0, pvno)
+		addInt(b, 1, msgKRBError)
+		addTime(b, 4, e.stime)
+		addInt(b, 5, int64(e.stime.Nanosecond()/1000))
+		addInt(b, 6, int64(e.Code))
+		addField(b, 9, func(b *cryptobyte.Builder) { addString(b, e.Server.Realm) })
+		addName(b, 10, e.Server)
+	})
+	return b.BytesOrPanic()
+}
