@@ -50,6 +50,7 @@ const (
 	missDoor
 	missTarget
 	missLogin
+	missCommand
 	missNotYet
 	missExpired
 	missTime
@@ -179,6 +180,8 @@ func (q *question) try(r *Rule) fate {
 		f.miss = missTarget
 	case !slices.ContainsFunc(r.Logins, q.isLogin):
 		f.miss = missLogin
+	case q.Unconfined && r.Permit.Command != "":
+		f.miss = missCommand
 	case q.now.Before(r.NotBefore):
 		f.miss, f.until = missNotYet, r.NotBefore
 	case !r.Expires.IsZero() && !q.now.Before(r.Expires):
@@ -345,6 +348,8 @@ func (j *judgement) settle(q question, accountUntil time.Time) {
 		d.Reason = ReasonRuleExpired
 	case missNotYet:
 		d.Reason = ReasonRuleNotYet
+	case missCommand:
+		d.Reason = ReasonCommand
 	default:
 		d.Reason = ReasonNoRule
 		return

@@ -93,6 +93,8 @@ func (f fate) text(r Request) string {
 		return fmt.Sprintf("it does not lead to %s", r.Target)
 	case missLogin:
 		return fmt.Sprintf("it allows the logins %s, not %s", strings.Join(f.rule.Logins, ", "), r.Login)
+	case missCommand:
+		return fmt.Sprintf("it forces a command, which the door %s cannot do", r.Door)
 	case missNotYet:
 		return "it begins at " + stamp(f.rule.NotBefore)
 	case missExpired:
@@ -176,7 +178,7 @@ func (j judgement) change(v View, r Request) []string {
 // this request.
 func (f fate) change(r Request) string {
 	switch f.miss {
-	case missDoor, missTarget, missLogin, missNone, missDisabled, missSubject:
+	case missDoor, missTarget, missLogin, missCommand, missNone, missDisabled, missSubject:
 		return ""
 	case missNotYet:
 		return "wait until " + stamp(f.rule.NotBefore)

@@ -159,7 +159,7 @@ func (tr *transcript) decide(verb string, a *args) ([]string, error) {
 	tr.cases++
 	r := Request{User: UserName(a.one("user")), Login: Login(a.one("login")), Door: Door(a.one("door")),
 		Target: Target{Host: HostName(a.one("host"))}, SourceDeferred: a.one("deferred") != "",
-		ProofsDeferred: a.one("proofs-deferred") != ""}
+		ProofsDeferred: a.one("proofs-deferred") != "", Unconfined: a.one("unconfined") != ""}
 	if ip := a.one("addr"); ip != "" {
 		r.Target.Addr = netip.MustParseAddr(ip)
 	}

@@ -142,6 +142,7 @@ const (
 	ReasonRuleExpired     Reason = "rule-expired"     // deny: every fitting rule has expired
 	ReasonRuleNotYet      Reason = "rule-not-yet"     // deny: every fitting rule begins later
 	ReasonProof           Reason = "proof"            // need-proof: the proofs in Decision.Need are missing
+	ReasonCommand         Reason = "command"          // deny: the fitting rules force a command, which this door cannot do
 	ReasonConflict        Reason = "conflict"         // deny: fitting rules force different commands
 	ReasonDeferred        Reason = "deferred"         // allow: if another door sees the missing proofs, see Request.ProofsDeferred
 
@@ -191,6 +192,10 @@ type Request struct {
 	// a request is allowed, with ReasonDeferred, where nothing but proofs is
 	// missing and all rules that want them permit the same.
 	ProofsDeferred bool
+	// Unconfined says that the door cannot hold a session to a forced command
+	// (sshd, for a login by password or ticket), so rules that force one do not
+	// match.
+	Unconfined bool
 }
 
 // Grant is what an allowed caller gets.

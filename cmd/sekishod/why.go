@@ -17,6 +17,9 @@ import (
 // has shown a key, and sshd enforces the source.
 const doorKeys broker.Door = "keys"
 
+// doorPAM cannot hold a session to a forced command.
+const doorPAM broker.Door = "pam"
+
 // maxRules bounds the rules in an answer to why, so that it fits on the wire.
 const maxRules = 100
 
@@ -61,6 +64,7 @@ func readWhy(r wire.Request) (q broker.Request, proofs []broker.Proof, at time.T
 		}
 		q.From = q.From.Unmap()
 	}
+	q.Unconfined = q.Door == doorPAM
 	q.SourceDeferred = q.Door == doorKeys && !q.From.IsValid()
 	if s := r.Get(report.FieldAt); s != "" {
 		if at, err = time.Parse(time.RFC3339, s); err != nil {

@@ -26,7 +26,7 @@ const maxOwners = 16
 // request is what all verbs about a login have in common.
 func (s *Server) request(r wire.Request) broker.Request {
 	q := broker.Request{User: broker.UserName(r.Get("user")), Login: broker.Login(r.Get("user")), Door: doorPAM,
-		Target: broker.Target{Host: s.c.Host}}
+		Target: broker.Target{Host: s.c.Host}, Unconfined: true}
 	if a, err := netip.ParseAddr(r.Get("rhost")); err == nil {
 		q.From = a.Unmap().WithZone("")
 	}
@@ -46,9 +46,9 @@ func (s *Server) auth(ctx context.Context, p *peer, r wire.Request) wire.Answer 
 			u, ambiguous := v.User(q.User)
 			switch {
 			case k.IsCertificate():
-				shown, q.Door = append(shown, broker.ProofCertificate), doorKeys
+				shown, q.Door, q.Unconfined = append(shown, broker.ProofCertificate), doorKeys, false
 			case u != nil && !ambiguous && owns(u, k):
-				shown, q.Door = append(shown, broker.ProofKey), doorKeys
+				shown, q.Door, q.Unconfined = append(shown, broker.ProofKey), doorKeys, false
 			}
 		}
 	}
@@ -99,7 +99,7 @@ func (s *Server) account(_ context.Context, p *peer, r wire.Request) wire.Answer
 // accountByKey judges a login by the door keys. Of several owners of a key, one
 // who may is enough, as at that door.
 func (s *Server) accountByKey(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
-	q.Door = doorKeys
+	q.Door, q.Unconfined = doorKeys, false // the key's line confines it
 	v := s.c.Broker.View()
 	if v.Snapshot == nil {
 		return verdict(broker.Decision{Outcome: broker.Unknown, Reason: broker.ReasonNoSnapshot})
