@@ -39,15 +39,20 @@ func formatCred(c krb.Credential, session krb.Key, now time.Time) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("writing the delegated credentials: %w", err)
 	}
+	return sealCred(c.Ticket, plain, session)
+}
+
+// sealCred makes the KRB-CRED of a ticket and of the EncKrbCredPart about it.
+func sealCred(ticket, part []byte, session krb.Key) ([]byte, error) {
 	var b cryptobyte.Builder
 	b.AddASN1(app(22), func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			addInt(b, 0, 5)
 			addInt(b, 1, 22)
 			b.AddASN1(tag(2), func(b *cryptobyte.Builder) {
-				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(c.Ticket) })
+				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(ticket) })
 			})
-			addSealed(b, 3, session, usageKRBCred, plain)
+			addSealed(b, 3, session, usageKRBCred, part)
 		})
 	})
 	out, err := b.Bytes()

@@ -184,8 +184,8 @@ func challenge(w http.ResponseWriter, token []byte, text string, status int) {
 	http.Error(w, text, status)
 }
 
-// refusal is what the client is told of an error. The offset of his clock is his own
-// affair, and the ticket was genuine.
+// refusal is what the client is told of an error. The offset of the clocks is no secret,
+// and the authenticator that shows it was genuine.
 func (h *HTTP) refusal(err error) (status int, text string) {
 	var e *accept.Error
 	if !errors.As(err, &e) {
@@ -195,14 +195,11 @@ func (h *HTTP) refusal(err error) (status int, text string) {
 	case accept.Unknown:
 		return http.StatusServiceUnavailable, sayUnknown
 	case accept.Clock:
-		if e.ClientAhead == 0 {
-			return http.StatusServiceUnavailable, "The Kerberos sign-in could not be checked: a clock is wrong."
-		}
 		d, word := e.ClientAhead.Round(time.Second), "ahead of"
 		if d < 0 {
 			d, word = -d, "behind"
 		}
-		return http.StatusUnauthorized, fmt.Sprintf("The Kerberos sign-in was refused: your clock is %s %s this server's.", d, word)
+		return http.StatusUnauthorized, fmt.Sprintf("The Kerberos sign-in was refused: a clock is wrong. Yours is %s %s this server's.", d, word)
 	}
 	return http.StatusUnauthorized, sayRefused
 }
