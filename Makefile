@@ -1,4 +1,5 @@
-# make build      the programs to build/bin: static, but sekisho-pam, which is C to PAM
+# make build      the programs to build/bin: static, but sekisho-pam, which is C to PAM;
+#                 and the PAM module to build/lib
 # make test       installs what it needs (sudo when not root), then all tests
 # make race       the tests of packages with concurrency, under the race detector
 # make fuzz       each fuzz target for FUZZTIME
@@ -18,6 +19,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o build/bin/ $(addprefix ./cmd/,$(PROGRAMS))
 	@[ -e /usr/include/security/pam_appl.h ] || { echo "sekisho-pam needs PAM's headers: apt-get install libpam0g-dev gcc libc6-dev" >&2; exit 1; }
 	CGO_ENABLED=1 $(GO) build -trimpath -o build/bin/ $(addprefix ./cmd/,$(CGO))
+	@$(MAKE) -s -C pamhelper/module
 
 packages:
 	testenv/packages.sh base

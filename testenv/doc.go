@@ -21,7 +21,8 @@
 //   - The users sekisho and sekisho-keys exist.
 //   - The programs of cmd/ are built before the sandbox is entered and are at
 //     /usr/local/bin/sekishod, /usr/local/bin/sekisho and
-//     /usr/local/lib/sekisho/sekisho-keys; ask [Program] for the path, it tells
+//     /usr/local/lib/sekisho/sekisho-keys, the PAM module is at
+//     /usr/local/lib/sekisho/pam_sekisho.so; ask [Program] for the path, it tells
 //     why a program could not be built.
 //   - The go tool should not be used.
 //

@@ -28,7 +28,7 @@ type Holder struct {
 // HolderConfig says where a holder is remembered.
 type HolderConfig struct {
 	Dir string // such as build/demo; state.json and holder.log are written there, and StopHolder removes it whole
-	Bin string // where make build put the programs of cmd/; default build/bin of the module
+	Bin string // where make build put the programs of cmd/, the PAM module being in ../lib; default build/bin of the module
 }
 
 // holderState is state.json. A pid alone may by now be somebody else's.
@@ -88,6 +88,9 @@ func StartHolder(cfg HolderConfig) (*Holder, error) {
 		Programs: map[string]string{}, Failed: map[string]string{}}
 	for name := range programPaths {
 		file := filepath.Join(cfg.Bin, name)
+		if name == pamModule {
+			file = filepath.Join(cfg.Bin, "..", "lib", name)
+		}
 		if _, err := os.Stat(file); err != nil {
 			spec.Failed[name] = fmt.Sprintf("%v: run make build first", err)
 			continue

@@ -18,14 +18,19 @@ var programPaths = map[string]string{
 	"sekisho":      "/usr/local/bin/sekisho",
 	"sekisho-keys": "/usr/local/lib/sekisho/sekisho-keys",
 	"sekisho-pam":  "/usr/local/lib/sekisho/sekisho-pam",
+	pamModule:      "/usr/local/lib/sekisho/" + pamModule,
 }
+
+// pamModule is no program but what PAM loads: /usr is read-only, and pam.d may
+// name a module by its whole path.
+const pamModule = "pam_sekisho.so"
 
 // Of the programs, those that are no static ones: they link C.
 var linksC = map[string]bool{"sekisho-pam": true}
 
 // Program is the path of a program of cmd/ ("sekishod", "sekisho",
-// "sekisho-keys", "sekisho-pam") inside the sandbox, or the reason why it is not there, with
-// the compiler's words.
+// "sekisho-keys", "sekisho-pam") or of "pam_sekisho.so" inside the sandbox, or
+// the reason why it is not there, with the compiler's words.
 func Program(name string) (string, error) {
 	path, ok := programPaths[name]
 	if !ok {
@@ -33,7 +38,7 @@ func Program(name string) (string, error) {
 	}
 	b, err := os.ReadFile(filepath.Join(mntDir, "failed", name))
 	if err == nil {
-		return "", fmt.Errorf("building cmd/%s failed: %s", name, b)
+		return "", fmt.Errorf("building %s failed: %s", name, b)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return "", err
@@ -44,8 +49,8 @@ func Program(name string) (string, error) {
 	return path, nil
 }
 
-// buildPrograms builds cmd/ into build/bin, as make build does, and returns the
-// files and, by name, what could not be built. A program that is broken must
+// buildPrograms builds cmd/ into build/bin, as make build does, and the PAM module
+// into build/lib, and returns the files and, by name, what could not be built. A program that is broken must
 // not stop the tests that do not need it, so it is no error until one asks.
 func buildPrograms(root string) (built, failed map[string]string) {
 	built, failed = map[string]string{}, map[string]string{}
@@ -60,6 +65,9 @@ func buildPrograms(root string) (built, failed map[string]string) {
 	defer unlock()
 	var names, withC []string
 	for name := range programPaths {
+		if name == pamModule {
+			continue
+		}
 		if _, err := os.Stat(filepath.Join(root, "cmd", name)); err != nil {
 			failed[name] = err.Error()
 			continue
@@ -85,7 +93,22 @@ func buildPrograms(root string) (built, failed map[string]string) {
 			built[name] = filepath.Join(bin, name)
 		}
 	}
+	if out := makeModule(root); out == "" {
+		built[pamModule] = filepath.Join(root, "build", "lib", pamModule)
+	} else {
+		failed[pamModule] = out
+	}
 	return built, failed
+}
+
+// makeModule returns what went wrong, or "".
+func makeModule(root string) string {
+	cmd := exec.Command("make", "-s", "-C", filepath.Join(root, "pamhelper", "module"))
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("%v\n%s", err, bytes.TrimSpace(out))
 }
 
 // goBuild returns what went wrong, or "". cgo is CGO_ENABLED.
