@@ -96,6 +96,8 @@ type Status struct {
 	// 7 min 12 s behind (± 8 ms, by 3 time servers and the KDC)".
 	Text    string   `json:"text"`
 	Sources []Source `json:"sources"`
+
+	host *wrongClock // this machine's clock, when the right time is known
 }
 
 // Refusal is why tickets are neither issued nor accepted, or one is not. It is

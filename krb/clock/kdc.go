@@ -2,14 +2,131 @@ package clock
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"time"
+
+	"github.com/jcmturner/gokrb5/v8/config"
+	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/types"
+
+	"github.com/sekisho/sekisho/krb"
 )
 
-// ProbeKDC asks the KDC at addr (host:port) the time, without any credential:
-// an AS-REQ for a principal that does not exist is answered by a KRB-ERROR with
-// the KDC's time (RFC 4120 §5.9.1). offset is how far the KDC is ahead of this
-// machine, and the true figure is offset ± bound.
+const (
+	kdcTimeout  = 2 * time.Second // for each of TCP and UDP
+	maxKDCReply = 64 << 10
+	// probeName is asked for because it does not exist: a ticket would show no
+	// time to who has no key.
+	probeName = "sekisho-clock-probe-of-nobody"
+)
+
+// ProbeKDC asks the KDC at addr (host:port) the time, without any credential: an
+// AS-REQ for a principal that does not exist is answered by a KRB-ERROR with the
+// KDC's time (RFC 4120 §5.9.1). offset is how far the KDC is ahead of now's clock,
+// and the true figure is offset ± bound. By TCP, and by UDP where that fails.
+//
+// The answer is not authenticated: who sits on the path can lie here.
 func ProbeKDC(ctx context.Context, addr, realm string, now func() time.Time) (offset, bound time.Duration, err error) {
-	return 0, 0, errors.New("not written yet")
+	fail := func(err error) (time.Duration, time.Duration, error) {
+		return 0, 0, fmt.Errorf("asking the KDC %s the time: %w", addr, err)
+	}
+	if _, err := krb.NewPrincipal(probeName, realm); err != nil {
+		return fail(err)
+	}
+	cfg := config.New()
+	cfg.LibDefaults.DefaultRealm = realm
+	req, err := messages.NewASReqForTGT(realm, cfg, types.PrincipalName{NameType: 1, NameString: []string{probeName}})
+	if err != nil {
+		return fail(err)
+	}
+	msg, err := req.Marshal()
+	if err != nil {
+		return fail(err)
+	}
+	offset, bound, err = probe(ctx, "tcp", addr, realm, msg, now)
+	if err != nil {
+		var again error
+		if offset, bound, again = probe(ctx, "udp", addr, realm, msg, now); again != nil {
+			return fail(fmt.Errorf("%w; %w", err, again))
+		}
+	}
+	return offset, bound, nil
+}
+
+func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (offset, bound time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, kdcTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	wall, start := now().Round(0), time.Now()
+	body, err := exchangeKDC(conn, network, msg)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no answer by %s in %s", network, Span(kdcTimeout))
+		}
+		return 0, 0, err
+	}
+	took := time.Since(start)
+	theirs, resolution, err := kdcTime(body, realm)
+	if err != nil {
+		return 0, 0, err
+	}
+	return theirs.Sub(wall.Add(took / 2)), took/2 + resolution, nil
+}
+
+func exchangeKDC(conn net.Conn, network string, msg []byte) ([]byte, error) {
+	if network == "udp" {
+		if _, err := conn.Write(msg); err != nil {
+			return nil, err
+		}
+		body := make([]byte, maxKDCReply)
+		n, err := conn.Read(body)
+		return body[:n], err
+	}
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...)); err != nil { // RFC 4120 §7.2.2
+		return nil, err
+	}
+	var head [4]byte
+	if _, err := io.ReadFull(conn, head[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > maxKDCReply {
+		return nil, errors.New("the answer is too long for a KDC's")
+	}
+	body := make([]byte, n)
+	_, err := io.ReadFull(conn, body)
+	return body, err
+}
+
+// kdcTime reads the KDC's time from a KRB-ERROR of that realm, with how coarse
+// it is.
+func kdcTime(body []byte, realm string) (t time.Time, resolution time.Duration, err error) {
+	defer func() {
+		if recover() != nil { // gokrb5's parsers are not safe on odd input
+			t, resolution, err = time.Time{}, 0, errors.New("the answer is not a KDC's")
+		}
+	}()
+	var e messages.KRBError
+	if err := e.Unmarshal(body); err != nil {
+		return time.Time{}, 0, errors.New("the answer is not a Kerberos error, which has the time in it")
+	}
+	switch {
+	case e.Realm != realm:
+		return time.Time{}, 0, fmt.Errorf("the answer is of realm %.80q, not %s", clean(e.Realm), realm)
+	case e.Susec < 0 || e.Susec > 999_999 || e.STime.Year() < 1970 || e.STime.Year() > 2200:
+		return time.Time{}, 0, errors.New("the answer has no time that makes sense")
+	case e.Susec == 0: // most likely one that says seconds only
+		return e.STime.Add(time.Second / 2), time.Second/2 + minBound, nil
+	}
+	return e.STime.Add(time.Duration(e.Susec) * time.Microsecond), minBound, nil
 }
