@@ -218,8 +218,8 @@ func (x *asExchange) judgeError(b []byte, from string, now time.Time) error {
 		return err
 	}
 	if !slices.ContainsFunc(pa, func(p paData) bool { return p.typ == paEncTimestamp }) {
-		x.failed = &Error{Kind: Refused, KDC: from, Code: e.code, Text: e.text,
-			Err: errors.New("the KDC does not take a password alone for this principal (no encrypted timestamp)")}
+		fail.Err = errors.New("the KDC does not take a password alone for this principal (no encrypted timestamp)")
+		x.failed = fail
 		return nil
 	}
 	info, err := x.choose(pa, 0)

@@ -69,9 +69,14 @@ func (d der) ok(good bool) bool {
 // whole notes that all must have been read.
 func (d *der) whole() { d.ok(d.s.Empty()) }
 
-// end is whole, and says whether everything of the structure did fit.
+// end is whole and err.
 func (d *der) end() error {
 	d.whole()
+	return d.err()
+}
+
+// err says whether everything of the structure did fit.
+func (d der) err() error {
 	if *d.bad {
 		return errDER
 	}

@@ -240,7 +240,7 @@ func clean(s string) string {
 func parseMethodData(b []byte) ([]paData, error) {
 	d := der{cryptobyte.String(b), new(bool)}
 	pa := d.paData()
-	if err := d.end(); err != nil {
+	if err := d.err(); err != nil {
 		return nil, fmt.Errorf("the list of pre-authentications is %w", err)
 	}
 	return pa, nil

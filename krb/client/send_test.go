@@ -1,0 +1,340 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/krb/client"
+	"go.uber.org/goleak"
+)
+
+// short makes attempts short enough for a test.
+func short(c *client.Config) { c.Try, c.Total = 600*time.Millisecond, 3*time.Second }
+
+// login is one sign-in of alice, and how long it took.
+func login(t testing.TB, c *client.Client) (time.Duration, error) {
+	t.Helper()
+	began := time.Now()
+	_, err := c.Login(within(t, 20*time.Second), principal(t, "alice"), "right", client.LoginOptions{})
+	return time.Since(began), err
+}
+
+// TestUnreachable: no KDC at all is known at once, and one that hangs in time; both
+// are something else than a wrong password.
+func TestUnreachable(t *testing.T) {
+	leaks(t)
+	shared(t)
+	dead := freePort()
+	took, err := login(t, newClient(t, nil, dead))
+	if kindOf(t, err) != client.Unreachable || took > time.Second || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("after %s: %v", took, err)
+	}
+	hung := own(t, kdcOptions{})
+	hung.kadmin(t, "addprinc -pw right +requires_preauth alice")
+	hung.signal(t, syscall.SIGSTOP)
+	took, err = login(t, newClient(t, short, hung.addr))
+	if kindOf(t, err) != client.Unreachable || took < 500*time.Millisecond || took > 2*time.Second {
+		t.Errorf("hung, after %s: %v", took, err)
+	}
+	if !errors.As(err, new(*client.Error)) || !strings.Contains(err.Error(), "no answer in 600ms") {
+		t.Errorf("hung: %v", err)
+	}
+	// The caller's own deadline, and his leaving.
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "alice"), "right", client.LoginOptions{})
+	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.DeadlineExceeded) || took > 250*time.Millisecond {
+		t.Errorf("deadline, after %s: %v", took, err)
+	}
+	ctx, leave := context.WithCancel(context.Background())
+	time.AfterFunc(50*time.Millisecond, leave)
+	began = time.Now()
+	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "alice"), "right", client.LoginOptions{})
+	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.Canceled) || took > 200*time.Millisecond {
+		t.Errorf("left, after %s: %v", took, err)
+	}
+	hung.signal(t, syscall.SIGCONT)
+	if _, err := login(t, newClient(t, nil, hung.addr)); err != nil {
+		t.Errorf("once it goes on: %v", err)
+	}
+	hung.daemon.Kill()
+	if took, err := login(t, newClient(t, nil, hung.addr)); kindOf(t, err) != client.Unreachable || took > time.Second {
+		t.Errorf("killed, after %s: %v", took, err)
+	}
+	hung.start(t, 0)
+	if _, err := login(t, newClient(t, nil, hung.addr)); err != nil {
+		t.Errorf("back again: %v", err)
+	}
+}
+
+// TestSeveralKDCs: a KDC that is dead costs nothing and one that hangs little, and
+// only once.
+func TestSeveralKDCs(t *testing.T) {
+	leaks(t)
+	k := shared(t)
+	if took, err := login(t, newClient(t, nil, freePort(), freePort(), k.addr)); err != nil || took > 700*time.Millisecond {
+		t.Errorf("dead first: %v after %s", err, took)
+	}
+	second := own(t, kdcOptions{kdcOf: k})
+	second.signal(t, syscall.SIGSTOP)
+	c := newClient(t, short, second.addr, k.addr)
+	if took, err := login(t, c); err != nil || took < 150*time.Millisecond || took > time.Second {
+		t.Errorf("hung first: %v after %s", err, took)
+	}
+	if took, err := login(t, c); err != nil || took > 150*time.Millisecond {
+		t.Errorf("hung first, once more: %v after %s", err, took)
+	}
+	// What was good first is forgotten as soon as it is not.
+	second.signal(t, syscall.SIGCONT)
+	c = newClient(t, short, second.addr, k.addr)
+	if took, err := login(t, c); err != nil || took > 300*time.Millisecond {
+		t.Errorf("both well: %v after %s", err, took)
+	}
+	second.signal(t, syscall.SIGSTOP)
+	if took, err := login(t, c); err != nil || took > time.Second {
+		t.Errorf("hung later: %v after %s", err, took)
+	}
+	second.signal(t, syscall.SIGCONT)
+}
+
+// TestNoUDP: where datagrams are dropped, TCP serves, and the next time at once.
+func TestNoUDP(t *testing.T) {
+	leaks(t)
+	k := own(t, kdcOptions{noUDP: true, kdcOf: shared(t)})
+	hole, err := net.ListenPacket("udp", k.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	c := newClient(t, short, k.addr)
+	if took, err := login(t, c); err != nil || took < 150*time.Millisecond || took > time.Second {
+		t.Errorf("%v after %s", err, took)
+	}
+	if took, err := login(t, c); err != nil || took > 150*time.Millisecond {
+		t.Errorf("once more: %v after %s", err, took)
+	}
+}
+
+// TestLostDatagram: one that is lost is sent again.
+func TestLostDatagram(t *testing.T) {
+	leaks(t)
+	k := shared(t)
+	n := 0
+	f := newFake(t, "udp", func(_ string, req []byte, send func([]byte)) {
+		if n++; n%2 == 0 {
+			send(roundTrip(t, k.addr, req))
+		}
+	})
+	if took, err := login(t, newClient(t, short, f.addr)); err != nil || took < 350*time.Millisecond || took > 2*time.Second {
+		t.Errorf("%v after %s", err, took)
+	}
+}
+
+// TestTooBig: a real KDC that says that its answer is too long for a datagram.
+func TestTooBig(t *testing.T) {
+	leaks(t)
+	k := own(t, kdcOptions{kdcOf: shared(t), silent: true})
+	conf := k.read(t, "kdc.conf")
+	k.write(t, "kdc.conf", strings.Replace(conf, "[kdcdefaults]", "[kdcdefaults]\n  kdc_max_dgram_reply_size = 400", 1))
+	k.start(t, 0)
+	if took, err := login(t, newClient(t, nil, k.addr)); err != nil || took > 500*time.Millisecond {
+		t.Errorf("%v after %s", err, took)
+	}
+	if _, err := login(t, newClient(t, nil, shared(t).addr)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSendLong: a long request goes over TCP at once, and a datagram that fills the
+// buffer is fetched again over TCP.
+func TestSendLong(t *testing.T) {
+	leaks(t)
+	f := newFake(t, "both", func(network string, req []byte, send func([]byte)) {
+		b := bytes.Repeat([]byte("x"), 20<<10)
+		if network == "tcp" {
+			b = frame(b)
+		}
+		send(b)
+	})
+	c := newClient(t, nil, f.addr)
+	judge := func(b []byte, from string) error {
+		if len(b) != 20<<10 || from != f.addr {
+			return fmt.Errorf("%d bytes of %s", len(b), from)
+		}
+		return nil
+	}
+	if _, err := c.Send(context.Background(), client.Request{Message: make([]byte, 1401), Judge: judge}); err != nil || f.count("udp") != 0 {
+		t.Errorf("%v, %d datagrams", err, f.count("udp"))
+	}
+	c = newClient(t, nil, f.addr)
+	began := time.Now()
+	a, err := c.Send(context.Background(), client.Request{Message: make([]byte, 10), Judge: judge})
+	if err != nil || f.count("udp") != 1 || len(a.Reply) != 20<<10 || time.Since(began) > 500*time.Millisecond {
+		t.Errorf("%v, %d datagrams, %s", err, f.count("udp"), time.Since(began))
+	}
+}
+
+// TestSend: other servers than the KDCs, and messages made for a connection.
+func TestSend(t *testing.T) {
+	leaks(t)
+	var mu sync.Mutex
+	f := newFake(t, "both", func(network string, req []byte, send func([]byte)) {
+		if network == "tcp" {
+			req = frame(req)
+		}
+		send(req)
+	})
+	c := newClient(t, nil, "203.0.113.77")
+	for _, only := range []bool{false, true} {
+		var locals []netip.AddrPort
+		a, err := c.Send(context.Background(), client.Request{
+			Hosts: []string{f.addr}, Port: 464, OnlyTCP: only,
+			MessageFor: func(local netip.AddrPort) ([]byte, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				locals = append(locals, local)
+				return []byte(local.String()), nil
+			},
+			Judge: func([]byte, string) error { return nil }})
+		if err != nil || len(locals) != 1 || string(a.Reply) != locals[0].String() || !locals[0].Addr().IsLoopback() {
+			t.Errorf("%q, %v: %v", a.Reply, locals, err)
+		}
+	}
+	if f.count("udp") != 1 || f.count("tcp") != 1 {
+		t.Errorf("%d over UDP, %d over TCP", f.count("udp"), f.count("tcp"))
+	}
+	if _, err := c.Send(context.Background(), client.Request{Hosts: []string{"a b"}, Judge: func([]byte, string) error { return nil }}); kindOf(t, err) != client.Unreachable {
+		t.Errorf("an odd host: %v", err)
+	}
+}
+
+// resolver is a DNS of our own.
+type resolver struct {
+	srv   map[string][]*net.SRV
+	hosts map[string][]netip.Addr
+	hang  map[string]bool
+}
+
+func (r resolver) LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error) {
+	key := "_" + service + "._" + proto + "." + name
+	if r.hang[key] {
+		<-ctx.Done()
+		return "", nil, ctx.Err()
+	}
+	if l, ok := r.srv[key]; ok {
+		return key, l, nil
+	}
+	return "", nil, &net.DNSError{Err: "no such host", Name: key, IsNotFound: true}
+}
+
+func (r resolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if r.hang[host] {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if l, ok := r.hosts[host]; ok {
+		return l, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// TestDNS: the realm's KDCs by SRV records, and their names by addresses.
+func TestDNS(t *testing.T) {
+	leaks(t)
+	k := shared(t)
+	at := netip.MustParseAddrPort(k.addr)
+	lo, nowhere := at.Addr(), netip.MustParseAddr("127.0.0.2")
+	good := []*net.SRV{{Target: "kdc.example.org.", Port: at.Port()}}
+	hosts := map[string][]netip.Addr{"kdc.example.org": {lo}, "both.example.org": {nowhere, lo}, "dead.example.org": {nowhere}}
+	const udp, tcp = "_kerberos._udp.EXAMPLE.ORG.", "_kerberos._tcp.EXAMPLE.ORG."
+	for name, x := range map[string]struct {
+		r    resolver
+		kdcs []string
+		max  time.Duration
+		want string // in the error; empty: it goes well
+	}{
+		"udp":            {r: resolver{srv: map[string][]*net.SRV{udp: good}}, max: 300 * time.Millisecond},
+		"tcp alone":      {r: resolver{srv: map[string][]*net.SRV{tcp: good}}, max: 300 * time.Millisecond},
+		"dead first":     {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "dead.example.org.", Port: at.Port()}}, good...), tcp: good}}, max: 300 * time.Millisecond},
+		"unknown first":  {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "x.example.org.", Port: at.Port()}}, good...)}}, max: 300 * time.Millisecond},
+		"two addresses":  {r: resolver{}, kdcs: []string{fmt.Sprint("both.example.org:", at.Port())}, max: 300 * time.Millisecond},
+		"hanging name":   {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org", fmt.Sprint("kdc.example.org:", at.Port())}, max: time.Second},
+		"none here":      {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "."}}}}, max: 300 * time.Millisecond, want: "_kerberos._udp.EXAMPLE.ORG"},
+		"odd target":     {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "a b", Port: 88}}}}, max: 300 * time.Millisecond, want: "_kerberos._udp"},
+		"no record":      {r: resolver{}, max: 300 * time.Millisecond, want: "no such host"},
+		"DNS hangs":      {r: resolver{hang: map[string]bool{udp: true, tcp: true}}, max: time.Second, want: "deadline exceeded"},
+		"no such name":   {r: resolver{}, kdcs: []string{"x.example.org"}, max: 300 * time.Millisecond, want: "no such host"},
+		"hanging alone":  {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org"}, max: time.Second, want: "deadline exceeded"},
+		"one UDP hangs":  {r: resolver{srv: map[string][]*net.SRV{tcp: good}, hang: map[string]bool{udp: true}}, max: time.Second},
+		"far too many":   {r: resolver{srv: map[string][]*net.SRV{udp: many(100)}}, max: 2 * time.Second, want: "refused"},
+		"many addresses": {r: resolver{}, kdcs: []string{"many.example.org:1"}, max: time.Second, want: "refused"},
+	} {
+		x.r.hosts = hosts
+		hosts["many.example.org"] = manyAddrs(100)
+		c := newClient(t, func(c *client.Config) { short(c); c.Lookup = x.r }, x.kdcs...)
+		took, err := login(t, c)
+		switch {
+		case took > x.max:
+			t.Errorf("%s: it took %s", name, took)
+		case x.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case x.want != "" && (kindOf(t, err) != client.Unreachable || !strings.Contains(err.Error(), x.want)):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func many(n int) []*net.SRV {
+	var out []*net.SRV
+	for i := range n {
+		out = append(out, &net.SRV{Target: "dead.example.org.", Port: uint16(i + 1)})
+	}
+	return out
+}
+
+func manyAddrs(n int) []netip.Addr {
+	var out []netip.Addr
+	for i := range n {
+		out = append(out, netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}))
+	}
+	return out
+}
+
+func TestConfig(t *testing.T) {
+	for name, c := range map[string]client.Config{
+		"no realm":  {},
+		"odd realm": {Realm: "A B"},
+		"odd KDC":   {Realm: realmName, KDCs: []string{"kdc:0"}},
+		"odd host":  {Realm: realmName, KDCs: []string{"user@kdc"}},
+		"empty":     {Realm: realmName, KDCs: []string{""}},
+		"many":      {Realm: realmName, KDCs: make([]string, 17)},
+		"negative":  {Realm: realmName, Try: -1},
+	} {
+		if _, err := client.New(c); err == nil {
+			t.Errorf("%s: it was taken", name)
+		}
+	}
+	for _, k := range []string{"kdc", "kdc.example.org:750", "203.0.113.5", "203.0.113.5:88", "2001:db8::5", "[2001:db8::5]", "[2001:db8::5]:88"} {
+		if _, err := client.New(client.Config{Realm: realmName, KDCs: []string{k}}); err != nil {
+			t.Errorf("%s: %v", k, err)
+		}
+	}
+}
+
+// leaks fails the test when it leaves goroutines behind.
+func leaks(t testing.TB) {
+	t.Helper()
+	shared(t) // its goroutines are there before
+	opt := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, opt) })
+}
