@@ -183,9 +183,9 @@ func FormatEnv(e string) (string, error) {
 }
 
 func readEnv(text string) (string, error) {
-	name, code, _ := strings.Cut(text, " ")
+	name, code, ok := strings.Cut(text, " ")
 	value, err := base64.StdEncoding.Strict().DecodeString(code)
-	if e := name + "=" + string(value); err == nil && envName(name) && len(e) <= MaxEnvLine && strings.IndexByte(e, 0) < 0 {
+	if e := name + "=" + string(value); ok && err == nil && envName(name) && len(e) <= MaxEnvLine && strings.IndexByte(e, 0) < 0 {
 		return e, nil
 	}
 	return "", errors.New("a value of PAM's environment cannot be read")

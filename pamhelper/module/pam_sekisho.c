@@ -318,9 +318,11 @@ static int credentials(struct call *c, const char *op)
  * ticket, there are none to get, and sekishod is not asked. */
 static int establish(struct call *c)
 {
-	if (c->state->dir[0] != 0 || call_login(c) == NULL || geteuid() != 0)
+	if (c->state->settled || call_login(c) == NULL || geteuid() != 0)
 		return PAM_SUCCESS;
-	return credentials(c, "establish");
+	int rc = credentials(c, "establish");
+	c->state->settled = rc == PAM_SUCCESS;
+	return rc;
 }
 
 PUBLIC int pam_sm_setcred(pam_handle_t *pamh, int flags, int argc, const char **argv)

@@ -54,6 +54,7 @@ struct state {
 	char session[MAX_SESSION + 1]; /* empty for none */
 	char dir[NAME_LEN + 1];        /* of the tickets made here; empty for none */
 	uid_t uid;                     /* of the folder's owner */
+	bool settled;                  /* sekishod has given this sign-in's tickets, or said that there are none */
 	enum { AGE_UNKNOWN, AGE_GOOD, AGE_EXPIRED } age; /* of the password, by the last account call */
 };
 

@@ -169,5 +169,6 @@ void login_forget(struct call *c)
 {
 	explicit_bzero(c->state->login, sizeof c->state->login);
 	c->state->user[0] = 0;
+	c->state->settled = false;
 	env_drop(c, LOGIN_ENV);
 }
