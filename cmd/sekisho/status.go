@@ -131,6 +131,20 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		row(c.Name, "%s", state)
 	}
 	row("users door", "%s", s.UserDB)
+	if p := s.PAM; p != nil {
+		prover := "passwords by " + p.Password
+		if p.OTP != "" {
+			prover += ", codes by " + p.OTP
+		}
+		row("PAM door", "%s, %s", prover, count(p.Sessions, "session"))
+	}
+	if c := s.Clock; c != nil {
+		state := c.State
+		if state == "beyond" {
+			state = "WRONG, tickets are worthless"
+		}
+		row("clock", "%s: %s", state, c.Text)
+	}
 	if k := s.Socket; k != nil {
 		row("socket", "%s answered, %d denied, %d malformed, %d turned away, %d open", count(int(k.Requests), "request"), k.Denied, k.Malformed, k.Busy, k.Open)
 	}

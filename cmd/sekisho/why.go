@@ -148,6 +148,9 @@ func printWhy(out io.Writer, w report.Why) error {
 		age = "none"
 	}
 	fmt.Fprintf(tail, "snapshot\t%s\n", age)
+	if w.Clock != "" {
+		fmt.Fprintf(tail, "clock\t%s: no password or ticket is believed\n", clean(w.Clock))
+	}
 	if w.Until != "" {
 		fmt.Fprintf(tail, "until\t%s, when the answer may differ by itself\n", clean(whenText(w.Until)))
 	}

@@ -19,7 +19,10 @@ import (
 	"github.com/sekisho/sekisho/cmd/internal/config"
 	"github.com/sekisho/sekisho/cmd/internal/report"
 	"github.com/sekisho/sekisho/door/local"
+	"github.com/sekisho/sekisho/door/pam"
+	"github.com/sekisho/sekisho/krb/clock"
 	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/pamhelper"
 	"github.com/sekisho/sekisho/realm"
 	"github.com/sekisho/sekisho/wire"
 )
@@ -37,6 +40,12 @@ type daemon struct {
 	local  *local.Server
 	socket *net.UnixListener
 	users  *usersDoor // nil when switched off
+
+	clock     *clock.Guard
+	passwords *passwords
+	stacks    *pamhelper.Held // nil without a PAM stack as a prover
+	pam       *pam.Server     // nil when switched off
+	pamSocket *net.UnixListener
 }
 
 // build makes all parts and starts none but the realm's preparation.
@@ -61,13 +70,23 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if d.sync, err = ldapsync.New(sc); err != nil {
 		return nil, err
 	}
-	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now}); err != nil {
+	if err := d.buildClock(); err != nil {
+		return nil, err
+	}
+	if d.passwords, err = d.buildPasswords(provider, base, in); err != nil {
+		return nil, err
+	}
+	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now,
+		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock}); err != nil {
 		return nil, err
 	}
 	if err := d.buildUserDB(in); err != nil {
 		return nil, err
 	}
 	if err := d.buildLocal(); err != nil {
+		return nil, err
+	}
+	if err := d.buildPAM(); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -123,7 +142,7 @@ func (d *daemon) buildLocal() error {
 		callers = append(callers, u.UID)
 	}
 	verbs := map[string]local.Verb{
-		wire.VerbWhy:    whyVerb(d.broker),
+		wire.VerbWhy:    whyVerb(d.broker, d.wrongClock),
 		wire.VerbStatus: d.statusVerb(),
 		wire.VerbAccept: d.acceptVerb(),
 	}
@@ -132,7 +151,7 @@ func (d *daemon) buildLocal() error {
 	}
 	var err error
 	d.local, err = local.New(local.Config{Broker: d.broker, Host: broker.HostName(d.cfg.Host), KeysCallers: callers,
-		Verbs: verbs, Log: d.log.WithField("part", "local")})
+		ProofsDeferred: d.cfg.Keys.PAM, Verbs: verbs, Log: d.log.WithField("part", "local")})
 	if err != nil {
 		return err
 	}
@@ -212,6 +231,8 @@ func (d *daemon) run(told context.Context) error {
 	if d.users != nil {
 		doors.do("userdb", fail, func(ctx context.Context) error { return d.users.serve(ctx, d) })
 	}
+	d.servePAM(doors, fail)
+	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	doors.all.Go(func() { d.watch(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })
 
@@ -229,8 +250,20 @@ func (d *daemon) run(told context.Context) error {
 			d.log.WithError(err).Warn("letting go of the realm")
 		}
 	}
-	if err := os.Remove(d.cfg.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		d.log.WithError(err).Warn("removing the socket")
+	for _, path := range []string{d.cfg.Socket(), d.cfg.PAMSocket()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			d.log.WithError(err).Warn("removing a socket")
+		}
+	}
+	if d.stacks != nil {
+		if err := d.stacks.Close(); err != nil {
+			d.log.WithError(err).Warn("ending sekisho-pam")
+		}
+	}
+	for _, end := range d.passwords.close {
+		if err := end(); err != nil {
+			d.log.WithError(err).Warn("letting go of a prover")
+		}
 	}
 	if told.Err() == nil {
 		return context.Cause(ctx)

@@ -48,7 +48,7 @@ func newPlace(t *testing.T, port int, more string) *place {
 	p.ldapi = "ldapi://" + strings.ReplaceAll(p.run, "/", "%2F") + "%2Fldapi"
 	text := fmt.Sprintf("host = %q\nstate_dir = %q\nruntime_dir = %q\n%s\n", testHost, p.state, p.run, more)
 	if port != 0 {
-		text += fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:%d\"]\nldaps = [\"127.0.0.1:%d\"]\nkdc = [\"127.0.0.1:%d\"]\n", port, port+1, port+2)
+		text += fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:%d\"]\nldaps = [\"127.0.0.1:%d\"]\nkdc = [\"127.0.0.1:%d\"]\nkpasswd = [\"127.0.0.1:%d\"]\n", port, port+1, port+2, port+3)
 	}
 	p.write(p.config, text, 0o644)
 	return p
@@ -231,7 +231,7 @@ func TestLowPorts(t *testing.T) {
 			t.Errorf("%s: CapEff %s, CapPrm %s, CapBnd %s, Uid %s", s["Name"], s["CapEff"], s["CapPrm"], s["CapBnd"], s["Uid"])
 		}
 	}
-	for _, port := range []string{"700", "701", "702"} {
+	for _, port := range []string{"700", "701", "702", "703"} {
 		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, 2*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -243,7 +243,7 @@ func TestLowPorts(t *testing.T) {
 // digest lists the files of a tree with what a second start must not change.
 func digest(t *testing.T, dir string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", `cd "$1" && find . \( -path ./realm/db -o -path ./snapshot -o -name '*.pid' -o -name '*.self' -o -name '*rcache*' \) -prune -o -type f -print | sort |
+	out, err := exec.Command("sh", "-c", `cd "$1" && find . \( -path ./realm/db -o -path ./snapshot -o -name '*.pid' -o -name '*.self' -o -name '*rcache*' -o -name '*.replay' \) -prune -o -type f -print | sort |
 		while read -r f; do stat -c '%n %a %u %Y' "$f"; sha256sum <"$f"; done`, "sh", dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

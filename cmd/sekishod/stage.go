@@ -86,7 +86,7 @@ func needsLowPort(c config.Config) bool {
 	if !c.Embedded() {
 		return false
 	}
-	for _, list := range [][]string{c.Realm.LDAP, c.Realm.LDAPS, c.Realm.KDC} {
+	for _, list := range [][]string{c.Realm.LDAP, c.Realm.LDAPS, c.Realm.KDC, c.Realm.Kpasswd} {
 		if len(list) == 0 {
 			return true
 		}

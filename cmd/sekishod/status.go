@@ -127,6 +127,11 @@ func (d *daemon) status() report.Status {
 				Since: c.Since, LastError: clip(c.LastError)})
 		}
 	}
+	if d.pam != nil {
+		r.PAM = &report.PAM{Password: d.cfg.PasswordProver(), OTP: d.cfg.PAM.OTP, Sessions: d.pam.Opened()}
+		c := d.clock.Status()
+		r.Clock = &report.Clock{State: c.State.String(), Text: clip(c.Text)}
+	}
 	st := d.local.Stats()
 	r.Socket = &report.Socket{Open: st.Open, Requests: st.Requests, Denied: st.Denied, Malformed: st.Malformed, Busy: st.Busy}
 	return r
@@ -151,7 +156,7 @@ func (d *daemon) addAmbiguous(y *report.Sync) {
 // forAnyone leaves what an unprivileged user may know.
 func forAnyone(s report.Status) report.Status {
 	return report.Status{
-		Host: s.Host, HostKnown: s.HostKnown, Embedded: s.Embedded, Started: s.Started, UserDB: s.UserDB,
+		Host: s.Host, HostKnown: s.HostKnown, Embedded: s.Embedded, Started: s.Started, UserDB: s.UserDB, Clock: s.Clock,
 		Sync: report.Sync{
 			State: s.Sync.State, Loaded: s.Sync.Loaded, Generation: s.Sync.Generation,
 			AgeSeconds: s.Sync.AgeSeconds, MaxAgeSeconds: s.Sync.MaxAgeSeconds,

@@ -24,7 +24,7 @@ const doorPAM broker.Door = "pam"
 const maxRules = 100
 
 // whyVerb answers `sekisho why`: everybody about himself, root about all.
-func whyVerb(b *broker.Broker) local.Verb {
+func whyVerb(b *broker.Broker, wrongClock func() string) local.Verb {
 	return local.Verb{
 		May: local.Self,
 		Fields: []string{wire.FieldUser, report.FieldDoor, report.FieldTarget, report.FieldFrom,
@@ -38,7 +38,11 @@ func whyVerb(b *broker.Broker) local.Verb {
 			if at.IsZero() {
 				at = b.Now()
 			}
-			body, err := report.Encode(whyReport(q, proofs, at, x))
+			w := whyReport(q, proofs, at, x)
+			if q.Door != doorKeys {
+				w.Clock = clip(wrongClock())
+			}
+			body, err := report.Encode(w)
 			if err != nil {
 				return wire.Answer{Reason: "answer", Text: err.Error()}
 			}

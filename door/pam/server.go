@@ -114,6 +114,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
+// Opened is how many sessions are open.
+func (s *Server) Opened() int { return s.sessions.opened() }
+
 // Sessions are the open sessions that were reported, in the order of their
 // beginning.
 func (s *Server) Sessions() []Session { return s.sessions.list() }

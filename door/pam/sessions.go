@@ -190,6 +190,17 @@ func (s *sessions) end(id string, user broker.UserName, why string) {
 	}
 }
 
+func (s *sessions) opened() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.all {
+		if e.Opened {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *sessions) list() []Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()

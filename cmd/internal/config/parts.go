@@ -81,7 +81,7 @@ func (c Config) Provider() (ldapsync.Provider, error) {
 func (c Config) RealmConfig(uid, gid int) realm.Config {
 	return realm.Config{
 		Dir: c.StateDir, RunDir: c.RuntimeDir, Domain: c.Realm.Domain, Names: append([]string{c.Host}, c.Realm.Names...),
-		LDAP: c.Realm.LDAP, LDAPS: c.Realm.LDAPS, KDC: c.Realm.KDC, UID: uid, GID: gid,
+		LDAP: c.Realm.LDAP, LDAPS: c.Realm.LDAPS, KDC: c.Realm.KDC, Kpasswd: c.Realm.Kpasswd, UID: uid, GID: gid,
 	}
 }
 

@@ -44,6 +44,7 @@ type Why struct {
 	Rules   []Rule   `json:"rules"`
 	Change  []string `json:"change,omitempty"` // what would make it a yes
 	Until   string   `json:"until,omitempty"`  // RFC 3339: the answer may differ then
+	Clock   string   `json:"clock,omitempty"`  // which clock makes passwords and tickets worthless now
 
 	Generation uint64 `json:"generation"`
 	AgeSeconds int64  `json:"age_seconds"`
@@ -83,6 +84,8 @@ type Status struct {
 	LDAPI     string    `json:"ldapi,omitempty"`
 	Socket    *Socket   `json:"socket,omitempty"`
 	UserDB    string    `json:"userdb"` // off, waiting (for a first snapshot), on
+	PAM       *PAM      `json:"pam,omitempty"`
+	Clock     *Clock    `json:"clock,omitempty"`
 }
 
 // Sync is the copy of the directory.
@@ -108,6 +111,19 @@ type Sync struct {
 	SkippedEntries int        `json:"skipped_entries,omitempty"`
 	SkippedValues  int        `json:"skipped_values,omitempty"`
 	Skipped        []Skipped  `json:"skipped,omitempty"` // the first of them
+}
+
+// PAM is the door of pam_sekisho.so.
+type PAM struct {
+	Password string `json:"password"`      // who proves passwords: kdc, ldap, pam:SERVICE, none
+	OTP      string `json:"otp,omitempty"` // who proves one-time codes
+	Sessions int    `json:"sessions"`      // open
+}
+
+// Clock is what the clock guard knows.
+type Clock struct {
+	State string `json:"state"` // good, near, beyond, unknown
+	Text  string `json:"text"`
 }
 
 // Held is a change that waits for `sekisho sync accept`.

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/door/pam"
+)
+
+// buildPAM makes the door of pam_sekisho.so, and its socket.
+func (d *daemon) buildPAM() (err error) {
+	if !d.cfg.PAM.Enabled {
+		return nil
+	}
+	d.pam, err = pam.New(pam.Config{
+		Broker: d.broker, Host: broker.HostName(d.cfg.Host), Realm: d.passwords.realm, Renew: d.passwords.renew, Now: d.now,
+		Tickets: filepath.Join(d.cfg.RuntimeDir, "tickets"), Sessions: filepath.Join(d.cfg.RuntimeDir, "sessions"),
+		Log: d.log.WithField("part", "pam"),
+	})
+	if err != nil {
+		return err
+	}
+	d.pamSocket, err = listen(d.cfg.PAMSocket())
+	return err
+}
+
+// servePAM starts the door's parts.
+func (d *daemon) servePAM(doors *crew, fail context.CancelCauseFunc) {
+	if d.pam == nil {
+		return
+	}
+	doors.do("pam", fail, func(ctx context.Context) error { return d.pam.Serve(ctx, d.pamSocket) })
+	doors.all.Go(func() { d.pam.Run(doors.ctx) })
+}
