@@ -14,7 +14,10 @@
 // started with, and sends it a connection for each conversation ([Held]). No
 // other process can; not the servers either that run as the same user. By hand,
 // sekisho-pam listens on a socket in the file system instead ([Socket]). Both
-// ways it asks the kernel who made the connection.
+// ways it asks the kernel who made the connection. Whoever may ask can try
+// passwords against the stacks that sekisho-pam was started for, and hold its
+// places; he can choose neither other stacks nor what modules find in their
+// environment beyond [Call].Env.
 //
 // # What is said
 //

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -203,7 +204,7 @@ func (o options) serve(s *supervisor, uid uint32) error {
 	defer stop()
 	// Who reads our log may go; a write to it must not end us.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	s.log.Infof("runs the PAM stacks %s", strings.Join(o.services, ", "))
+	s.log.Infof("runs the PAM stacks %s", strings.Join(slices.Sorted(slices.Values(o.services)), ", "))
 	return s.serve(ctx, l)
 }
 
