@@ -360,7 +360,9 @@ func (a *asking) tcp(ctx context.Context, addr netip.AddrPort) ([]byte, error) {
 		return nil, badReply{fmt.Errorf("a reply of %d bytes", size)}
 	}
 	reply := make([]byte, size)
-	if _, err := io.ReadFull(conn, reply); err != nil {
+	if _, err := io.ReadFull(conn, reply); errors.Is(err, io.EOF) {
+		return nil, cutShort(io.ErrUnexpectedEOF)
+	} else if err != nil {
 		return nil, cutShort(err)
 	}
 	if err := a.judge(reply, addr); err != nil {
@@ -375,8 +377,11 @@ func (a *asking) tcp(ctx context.Context, addr netip.AddrPort) ([]byte, error) {
 
 // cutShort tells a reply that ends early from a server that does not reply.
 func cutShort(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return badReply{errors.New("the connection was closed within the reply")}
+	case errors.Is(err, io.EOF):
+		return errors.New("the connection was closed without a reply")
 	}
 	return short(err)
 }
