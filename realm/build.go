@@ -3,11 +3,9 @@ package realm
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,8 +128,8 @@ func (m maker) derive(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := m.keepLDAPKeytab(ctx, f); err != nil {
-		return fmt.Errorf("the LDAP service's Kerberos keys: %w", err)
+	if err := m.keepKeytabs(ctx, f); err != nil {
+		return err
 	}
 	for path, text := range map[string]string{
 		f.kdcConf:   kdcConf(m.c, f),
@@ -177,109 +175,6 @@ func (m maker) makeConfig(ctx context.Context, f files, config string) error {
 		return err
 	}
 	return writeFile(f.slapdConf, []byte(config), 0o600)
-}
-
-// servicePrincipals are the names that clients ask for tickets by, when they speak
-// GSSAPI to slapd: one for each name in the certificate that is not an address.
-func (m maker) servicePrincipals() []string {
-	var out []string
-	for _, n := range certNames(m.c, m.hostname) {
-		if _, err := netip.ParseAddr(n); err != nil {
-			out = append(out, "ldap/"+n)
-		}
-	}
-	return out
-}
-
-func (m maker) newServices(names []string, key krb.MasterKey) ([]entry, []krb.KeytabEntry, error) {
-	is := Issuer{Layout: m.layout, Master: key, Now: m.c.Now}
-	var es []entry
-	var keytab []krb.KeytabEntry
-	for _, n := range names {
-		req, keys, err := is.Service(n)
-		if err != nil {
-			return nil, nil, err
-		}
-		es = append(es, entry{req.DN, req.Attributes})
-		keytab = append(keytab, keys...)
-	}
-	return es, keytab, nil
-}
-
-// keepLDAPKeytab makes the principals that slapd's keytab lacks. The directory comes
-// first and the keytab follows it, so that a crash between them is mended by the
-// next start.
-func (m maker) keepLDAPKeytab(ctx context.Context, f files) error {
-	keytab, err := krb.ReadKeytab(f.ldapKeytab)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	have := map[string]bool{}
-	for _, e := range keytab {
-		have[e.Principal.String()] = true
-	}
-	var missing []string
-	for _, n := range m.servicePrincipals() {
-		if !have[n+"@"+m.layout.Realm] {
-			missing = append(missing, n)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	key, err := krb.LoadMasterKey(f.stash, m.layout.Realm)
-	if err != nil {
-		return err
-	}
-	for _, n := range missing {
-		p, err := krb.NewPrincipal(n, m.layout.Realm)
-		if err != nil {
-			return err
-		}
-		value, err := m.storedKey(ctx, f, p)
-		if err != nil {
-			return err
-		}
-		if value != nil {
-			keys, kvno, err := key.Open(value)
-			if err != nil {
-				return fmt.Errorf("%s: %w", p, err)
-			}
-			keytab = append(keytab, Issuer{Now: m.c.Now}.keytab(p, kvno, keys)...)
-			continue
-		}
-		es, made, err := m.newServices([]string{n}, key)
-		if err != nil {
-			return err
-		}
-		if _, err := m.tool(ctx, ldif(es), m.sys.slapadd, "-w", "-n", "1", "-F", f.slapdD); err != nil {
-			return err
-		}
-		keytab = append(keytab, made...)
-	}
-	return krb.WriteKeytab(f.ldapKeytab, keytab)
-}
-
-// storedKey reads the key of a principal from the directory while slapd is down; nil
-// when there is no such principal.
-func (m maker) storedKey(ctx context.Context, f files, p krb.Principal) ([]byte, error) {
-	out, err := m.tool(ctx, "", m.sys.slapcat, "-o", "ldif-wrap=no", "-n", "1", "-F", f.slapdD, "-a", "(krbPrincipalName="+p.String()+")")
-	if err != nil {
-		return nil, err
-	}
-	const name = "krbPrincipalKey:: "
-	var value []byte
-	for line := range strings.Lines(string(out)) {
-		if text, ok := strings.CutPrefix(line, name); ok {
-			if value != nil {
-				return nil, fmt.Errorf("%s has several keys in the directory", p)
-			}
-			if value, err = base64.StdEncoding.DecodeString(strings.TrimSpace(text)); err != nil {
-				return nil, fmt.Errorf("%s: slapcat printed a key that is not base64", p)
-			}
-		}
-	}
-	return value, nil
 }
 
 // tool runs one of slapd's tools as the service user. Like all children it dies with

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/sekisho/sekisho/krb"
 )
 
 // Config is what Open needs. Only Dir, RunDir and Log must be set.
@@ -31,6 +33,9 @@ type Config struct {
 	// LDAP, LDAPS and KDC are listen addresses, IP:port. Default are 127.0.0.1 and,
 	// where there is IPv6, [::1], with ports 389, 636 and 88.
 	LDAP, LDAPS, KDC []string
+	// Kpasswd are the addresses, IP:port, to change passwords at (RFC 3244). The
+	// default are those of KDC, 376 ports higher: 464 where the KDC has 88.
+	Kpasswd []string
 	// UID and GID are the user that slapd and the KDC run as, never root. When
 	// this process is root they must be set; else they must be its own or 0.
 	// Drop to the user before Open where possible: as root, Open writes into
@@ -88,8 +93,12 @@ func (c Config) validatePlaces() (Config, error) {
 		name string
 		port int
 		list *[]string
-	}{{"ldap", 389, &c.LDAP}, {"ldaps", 636, &c.LDAPS}, {"kdc", 88, &c.KDC}} {
-		if len(*l.list) == 0 {
+	}{{"ldap", 389, &c.LDAP}, {"ldaps", 636, &c.LDAPS}, {"kdc", 88, &c.KDC}, {"kpasswd", 464, &c.Kpasswd}} {
+		switch {
+		case len(*l.list) > 0:
+		case l.name == "kpasswd":
+			*l.list = besideKDC(c.KDC)
+		default:
 			*l.list = loopback(l.port)
 		}
 		for _, a := range *l.list {
@@ -163,6 +172,22 @@ func loopback(port int) []string {
 	return list
 }
 
+// besideKDC are the addresses to change passwords at where none are given. KDC's
+// have been looked at.
+func besideKDC(kdc []string) []string {
+	var out []string
+	for _, a := range kdc {
+		ap := netip.MustParseAddrPort(a)
+		// Past the last port it becomes 0, which is refused.
+		port := uint32(ap.Port()) + 464 - 88
+		if port > 65535 {
+			port = 0
+		}
+		out = append(out, netip.AddrPortFrom(ap.Addr(), uint16(port)).String())
+	}
+	return out
+}
+
 // Info tells how the realm of this configuration is reached, without opening it:
 // for programs beside sekishod. UID, GID, Log and Now need not be set for it.
 func (c Config) Info() (Info, error) {
@@ -171,6 +196,20 @@ func (c Config) Info() (Info, error) {
 		return Info{}, fmt.Errorf("realm: %w", err)
 	}
 	return c.info(), nil
+}
+
+// ownName is the host name in the realm's own service principal: the first of
+// Names, or the name that the kernel gives.
+func (c Config) ownName() string {
+	for _, n := range c.Names {
+		if _, err := netip.ParseAddr(n); err != nil {
+			return strings.ToLower(n)
+		}
+	}
+	if n, err := os.Hostname(); err == nil && validHost(n) {
+		return strings.ToLower(n)
+	}
+	return "localhost"
 }
 
 func (c Config) info() Info {
@@ -182,9 +221,14 @@ func (c Config) info() Info {
 		CAFile:   f.publicCA,
 		KRB5Conf: f.publicKrb5,
 		Stash:    f.stash,
+		Keytab:   f.keytab,
+		Service:  krb.Principal{Components: []string{"sekisho", c.ownName()}, Realm: l.Realm},
 	}
 	for _, a := range c.KDC {
 		i.KDC = append(i.KDC, dialable(a))
+	}
+	for _, a := range c.Kpasswd {
+		i.Kpasswd = append(i.Kpasswd, dialable(a))
 	}
 	for _, a := range c.LDAPS {
 		i.LDAPS = append(i.LDAPS, "ldaps://"+dialable(a))
@@ -201,6 +245,7 @@ type files struct {
 	realm, stash, db, ca, caKey, passwd, passwdKDC string
 
 	slapdConf, slapdD, cert, certKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5 string
+	keytab, changepwKeytab, changepwReplay                                    string
 
 	lock, socket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
 }
@@ -216,6 +261,7 @@ func filesIn(realm string, c Config) files {
 
 		slapdConf: in("slapd.ldif"), slapdD: in("slapd.d"), cert: in("tls/server.crt"), certKey: in("tls/server.key"),
 		ldapKeytab: in("ldap.keytab"), kdcConf: in("kdc.conf"), kdcKrb5: in("kdc-krb5.conf"), slapdKrb5: in("slapd-krb5.conf"),
+		keytab: in("sekisho.keytab"), changepwKeytab: in("changepw.keytab"), changepwReplay: in("changepw.replay"),
 
 		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
 		slapdPID: filepath.Join(c.Dir, "slapd.pid"), kdcPID: filepath.Join(c.Dir, "krb5kdc.pid"),

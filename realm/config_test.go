@@ -41,7 +41,8 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Domain != "sekisho.internal" || c.LDAP[0] != "127.0.0.1:389" || c.LDAPS[0] != "127.0.0.1:636" || c.KDC[0] != "127.0.0.1:88" || c.Now == nil {
+	if c.Domain != "sekisho.internal" || c.LDAP[0] != "127.0.0.1:389" || c.LDAPS[0] != "127.0.0.1:636" || c.KDC[0] != "127.0.0.1:88" ||
+		c.Kpasswd[0] != "127.0.0.1:464" || c.Now == nil {
 		t.Errorf("defaults: %+v", c)
 	}
 	for name, change := range map[string]func(*Config){
@@ -58,6 +59,8 @@ func TestConfig(t *testing.T) {
 		"port 0":          func(c *Config) { c.KDC = []string{"127.0.0.1:0"} },
 		"zone":            func(c *Config) { c.KDC = []string{"[fe80::1%eth0]:88"} },
 		"address list":    func(c *Config) { c.KDC = []string{"127.0.0.1:88 0.0.0.0:88"} },
+		"kpasswd":         func(c *Config) { c.Kpasswd = []string{"127.0.0.1"} },
+		"past the last":   func(c *Config) { c.KDC = []string{"127.0.0.1:65400"} },
 		"bad name":        func(c *Config) { c.Names = []string{"a b"} },
 		"bad domain":      func(c *Config) { c.Domain = "x" },
 		"bad admin":       func(c *Config) { c.AdminUIDs = []int{-1} },
@@ -67,6 +70,11 @@ func TestConfig(t *testing.T) {
 		if _, err := c.validate(); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+	high, err := Config{Dir: "/var/lib/sekisho", RunDir: "/run/sekisho", KDC: []string{"0.0.0.0:8088"}, Names: []string{"203.0.113.1", "B.example.org"}}.Info()
+	if err != nil || strings.Join(high.Kpasswd, " ") != "127.0.0.1:8464" || high.Service.String() != "sekisho/b.example.org@SEKISHO.INTERNAL" ||
+		high.Keytab != "/var/lib/sekisho/realm/sekisho.keytab" {
+		t.Errorf("%+v, %v", high, err)
 	}
 	i, err := Config{Dir: "/var/lib/sekisho", RunDir: "/run/sekisho", LDAPS: []string{"0.0.0.0:636", "[::]:636", "198.51.100.7:636"}}.Info()
 	if err != nil || i.LDAPI != "ldapi://%2Frun%2Fsekisho%2Fldapi" || i.Stash != "/var/lib/sekisho/realm/stash" ||

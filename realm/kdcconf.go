@@ -45,6 +45,9 @@ func krb5Conf(c Config, extra string) string {
 	for _, a := range i.KDC {
 		fmt.Fprintf(&b, "    kdc = %s\n", a)
 	}
+	for _, a := range i.Kpasswd {
+		fmt.Fprintf(&b, "    kpasswd_server = %s\n", a)
+	}
 	fmt.Fprintf(&b, "  }\n[domain_realm]\n  .%s = %s\n  %s = %s\n  localhost = %s\n", domain, i.Layout.Realm, domain, i.Layout.Realm, i.Layout.Realm)
 	return b.String()
 }

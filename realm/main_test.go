@@ -41,6 +41,7 @@ type childConfig struct {
 	Dir, RunDir, Domain string
 	Names               []string
 	LDAP, LDAPS, KDC    []string
+	Kpasswd             []string
 	UID, GID            int
 	AdminUIDs           []int
 }
@@ -53,7 +54,7 @@ func beSekishod(text string) int {
 	}
 	ctx := context.Background()
 	r, err := realm.Open(ctx, realm.Config{Dir: cc.Dir, RunDir: cc.RunDir, Domain: cc.Domain, Names: cc.Names, LDAP: cc.LDAP,
-		LDAPS: cc.LDAPS, KDC: cc.KDC, UID: cc.UID, GID: cc.GID, AdminUIDs: cc.AdminUIDs, Log: quietLog()})
+		LDAPS: cc.LDAPS, KDC: cc.KDC, Kpasswd: cc.Kpasswd, UID: cc.UID, GID: cc.GID, AdminUIDs: cc.AdminUIDs, Log: quietLog()})
 	if err == nil {
 		go func() {
 			if r.Ready(ctx) == nil {
@@ -69,7 +70,7 @@ func beSekishod(text string) int {
 // sekishod is a process of its own that runs a realm.
 func sekishod(t testing.TB, c realm.Config, attrs *syscall.SysProcAttr, program string) *exec.Cmd {
 	t.Helper()
-	text, err := json.Marshal(childConfig{c.Dir, c.RunDir, c.Domain, c.Names, c.LDAP, c.LDAPS, c.KDC, c.UID, c.GID, c.AdminUIDs})
+	text, err := json.Marshal(childConfig{c.Dir, c.RunDir, c.Domain, c.Names, c.LDAP, c.LDAPS, c.KDC, c.Kpasswd, c.UID, c.GID, c.AdminUIDs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func testConfig(t testing.TB) realm.Config {
 	uid, gid := serviceUser(t)
 	return realm.Config{
 		Dir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
-		LDAP: []string{freePort()}, LDAPS: []string{freePort()}, KDC: []string{freePort()},
+		LDAP: []string{freePort()}, LDAPS: []string{freePort()}, KDC: []string{freePort()}, Kpasswd: []string{freePort()},
 		Names: []string{"ldap.sekisho.internal", "203.0.113.5"},
 		UID:   uid, GID: gid, Log: quietLog(),
 	}

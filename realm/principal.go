@@ -167,7 +167,8 @@ func keysOf(es []krb.KeytabEntry, etype int32) []krb.Key {
 	return out
 }
 
-// KeyAttributes are what a search must ask for before ChangePassword.
+// KeyAttributes are what a search must ask for before ChangePassword, Keytab, Rekey
+// and DropOldKeys.
 var KeyAttributes = []string{"krbPrincipalName", "krbPrincipalKey", "krbExtraData"}
 
 // ErrNoPrincipal says that an entry has no single Kerberos principal.
@@ -179,16 +180,9 @@ var ErrNoPrincipal = errors.New("the entry has no Kerberos principal of its own"
 // fails (noSuchAttribute or attributeOrValueExists) when somebody else changed
 // them in between: read the entry again then. It lifts an expiry of the password.
 func (is Issuer) ChangePassword(e *ldap.Entry, password string) (*ldap.ModifyRequest, error) {
-	names := e.GetAttributeValues("krbPrincipalName")
-	if len(names) != 1 {
-		return nil, ErrNoPrincipal
-	}
-	p, err := krb.ParsePrincipal(names[0])
+	p, err := is.principalOf(e)
 	if err != nil {
 		return nil, err
-	}
-	if p.Realm != is.Layout.Realm {
-		return nil, fmt.Errorf("%s is not of the realm %s", p, is.Layout.Realm)
 	}
 	old := e.GetRawAttributeValues("krbPrincipalKey")
 	kvno, err := krb.NextKVNO(old)
@@ -215,6 +209,22 @@ func (is Issuer) ChangePassword(e *ldap.Entry, password string) (*ldap.ModifyReq
 	m.Replace("krbPasswordExpiration", nil)
 	m.Replace("userPassword", []string{password})
 	return m, nil
+}
+
+// principalOf is the one principal of an entry.
+func (is Issuer) principalOf(e *ldap.Entry) (krb.Principal, error) {
+	names := e.GetAttributeValues("krbPrincipalName")
+	if len(names) != 1 {
+		return krb.Principal{}, ErrNoPrincipal
+	}
+	p, err := krb.ParsePrincipal(names[0])
+	if err != nil {
+		return p, err
+	}
+	if p.Realm != is.Layout.Realm {
+		return p, fmt.Errorf("%s is not of the realm %s", p, is.Layout.Realm)
+	}
+	return p, nil
 }
 
 func texts(values [][]byte) []string {

@@ -94,7 +94,7 @@ func TestNotRoot(t *testing.T) {
 	able := *as
 	able.AmbientCaps = []uintptr{unix.CAP_NET_BIND_SERVICE}
 	ports := testConfig(t)
-	ports.LDAP, ports.LDAPS, ports.KDC, ports.UID, ports.GID = nil, nil, nil, 0, 0
+	ports.LDAP, ports.LDAPS, ports.KDC, ports.Kpasswd, ports.UID, ports.GID = nil, nil, nil, nil, 0, 0
 	if err := os.Chown(filepath.Dir(ports.Dir), int(able.Credential.Uid), int(able.Credential.Gid)); err != nil {
 		t.Fatal(err)
 	}
@@ -110,13 +110,14 @@ func TestNotRoot(t *testing.T) {
 // TestLowPorts: started by root, the servers listen below 1024 and are not root.
 func TestLowPorts(t *testing.T) {
 	c := testConfig(t)
-	c.LDAP, c.LDAPS, c.KDC = nil, nil, nil // the defaults
+	c.LDAP, c.LDAPS, c.KDC, c.Kpasswd = nil, nil, nil, nil // the defaults
 	run(t, c, func(r *realm.Realm) {
 		addUser(t, r, "alice", "correct horse", 20001)
 		if !kinit(t, r, "alice", "correct horse") || !ldapBind(t, r, "alice", "correct horse") {
 			t.Error("no sign-in")
 		}
-		if !slices.Contains(r.Info().LDAPS, "ldaps://127.0.0.1:636") || !slices.Contains(r.Info().KDC, "127.0.0.1:88") {
+		if !slices.Contains(r.Info().LDAPS, "ldaps://127.0.0.1:636") || !slices.Contains(r.Info().KDC, "127.0.0.1:88") ||
+			!slices.Contains(r.Info().Kpasswd, "127.0.0.1:464") {
 			t.Errorf("%+v", r.Info())
 		}
 		for _, s := range r.Status() {

@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sekisho/sekisho/krb"
 )
 
 // Info is what clients of a realm need.
@@ -43,6 +45,14 @@ type Info struct {
 	LDAP []string
 	// KDC holds the IP:port addresses of the KDC (UDP and TCP).
 	KDC []string
+	// Kpasswd holds the IP:port addresses at which passwords are changed (UDP and
+	// TCP, RFC 3244).
+	Kpasswd []string
+	// Service is the realm's own service, sekisho/FQDN, and Keytab the file with its
+	// keys, readable by root and the service user alone. A KDC that does not know
+	// them is not the realm's.
+	Service krb.Principal
+	Keytab  string
 	// CAFile is the PEM file of the private CA, readable by all.
 	CAFile string
 	// KRB5Conf is a krb5.conf for clients on this machine, readable by all.
@@ -78,6 +88,7 @@ type Realm struct {
 	lock       *os.File      // held until Close
 	ready      chan struct{} // closed when both have answered
 	done       chan struct{} // closed when Run has returned
+	turns      chan struct{} // one for each password being set
 
 	mu      sync.Mutex // guards all below
 	cancel  context.CancelFunc
@@ -114,7 +125,7 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 		return nil, err
 	}
 	// What the children will need is looked at now, for its error to come early.
-	if _, err := attributes(c, lowPort(c.LDAP, c.LDAPS, c.KDC)); err != nil {
+	if _, err := attributes(c, lowPort(c.LDAP, c.LDAPS, c.KDC, c.Kpasswd)); err != nil {
 		return nil, err
 	}
 	for _, d := range []string{c.Dir, c.RunDir} {
@@ -123,7 +134,8 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 		}
 	}
 	f := c.files()
-	r := &Realm{maker: m, ready: make(chan struct{}), done: make(chan struct{})}
+	r := &Realm{maker: m, ready: make(chan struct{}), done: make(chan struct{}),
+		turns: make(chan struct{}, 4)}
 	if r.lock, err = lockFile(f.lock); err != nil {
 		return nil, err
 	}
@@ -249,8 +261,8 @@ func (r *Realm) prepare(cmd *exec.Cmd, listens ...[]string) {
 // Info tells how to reach the realm.
 func (r *Realm) Info() Info { return r.maker.c.info() }
 
-// Run starts slapd and the KDC, supervises them and returns when ctx ends and both
-// have stopped. It returns an error when the first start of either fails; later
+// Run starts slapd and the KDC, supervises them, changes passwords for who asks at
+// Info.Kpasswd, and returns when ctx ends and all have stopped. It returns an error when the first start of either fails; later
 // deaths are mended by a restart and seen in Status. It may be called once.
 func (r *Realm) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -306,6 +318,9 @@ func (r *Realm) run(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return nil
+	}
+	if err := r.startKpasswd(ctx, &others); err != nil {
+		return fmt.Errorf("starting the realm: %w", err)
 	}
 	close(r.ready)
 	tick := time.NewTicker(certCheck)

@@ -131,6 +131,16 @@ func slapdLDIF(c Config, f files, sys system) (string, error) {
 		"olcUniqueURI: ldap:///" + l.Base + "?krbPrincipalName?sub",
 	}, "\n"))
 	overlay("otp", "", "")
+
+	// What slapd says of itself is not for all: here, its clock alone, by which the
+	// broker and service accounts see that it is right.
+	services := fmt.Sprintf("dn.onelevel=%q", l.Services())
+	w("dn: olcDatabase={2}monitor,cn=config\nobjectClass: olcDatabaseConfig\nobjectClass: olcMonitorConfig\nolcDatabase: {2}monitor")
+	w("olcAccess: {0}to * by dn.exact=%q read by * break", l.Admin())
+	w(`olcAccess: {1}to dn.base="cn=Current,cn=Time,cn=Monitor" attrs=entry,objectClass,monitorTimestamp by %s read by * none`, services)
+	w(`olcAccess: {2}to dn.base="cn=Time,cn=Monitor" attrs=entry,children by %s search by * none`, services)
+	w(`olcAccess: {3}to dn.base="cn=Monitor" attrs=entry,children by %s search by * none`, services)
+	w("olcAccess: {4}to * by * none\n")
 	return b.String(), nil
 }
 
