@@ -137,6 +137,7 @@ func (c *court) against(ref interval) Status {
 	if len(wrong) > 0 {
 		wrong[0] = host // with all witnesses
 	}
+	slices.SortStableFunc(kdcs, func(a, b wrongClock) int { return cmp.Compare(b.err.Abs(), a.err.Abs()) })
 	wrong = append(wrong, kdcs...)
 	st := Status{State: max(hostState, ofKDCs(states)), host: &host}
 	if st.State != Good && len(wrong) == 0 { // each is bearable, and both together are not
@@ -145,11 +146,14 @@ func (c *court) against(ref interval) Status {
 			wrong = append(wrong, wrongClock{s.Clock, s.Offset - theta, s.Bound + bound, by})
 		})
 	}
-	slices.SortStableFunc(wrong, func(a, b wrongClock) int { return cmp.Compare(b.err.Abs(), a.err.Abs()) })
 	wrong = append(wrong, directories...) // no ticket fails by them
 	if len(wrong) == 0 {
 		st.Offset, st.Bound = host.err, bound
-		st.Text = "this host's clock is right (" + ahead(host.err) + " " + give(bound) + ", by " + host.by.String() + ")"
+		word := "right"
+		if host.err.Abs() > time.Second {
+			word = "near enough to the right time"
+		}
+		st.Text = "this host's clock is " + word + " (" + ahead(host.err) + " " + give(bound) + ", by " + host.by.String() + ")"
 		return st
 	}
 	st.Culprit, st.Offset, st.Bound = wrong[0].Clock, wrong[0].err, wrong[0].bound

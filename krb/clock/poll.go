@@ -93,6 +93,7 @@ func (g *Guard) Poll(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
+			case <-g.wake:
 			case <-time.After(g.c.spacing):
 			}
 		}
