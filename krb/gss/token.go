@@ -9,9 +9,9 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxToken is the longest context token that is read, in bytes. A delegated ticket
-// can have 64 KiB, and stands within the authenticator.
-const MaxToken = 128 << 10
+// MaxToken is the longest context token that is read or made, in bytes; package accept
+// takes no longer AP-REQ.
+const MaxToken = 64 << 10
 
 // The object identifiers of the mechanism. Microsoft's lost the upper bits of a
 // number; its tokens are the same (RFC 4178 appendix C).

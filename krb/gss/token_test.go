@@ -24,7 +24,7 @@ func principal(t testing.TB, s string) krb.Principal {
 }
 
 func TestToken(t *testing.T) {
-	for _, n := range []int{1, 100, 200, 70_000, MaxToken - 20} {
+	for _, n := range []int{1, 100, 200, 65_000} {
 		msg := bytes.Repeat([]byte{7}, n)
 		tok, err := formatToken(tokAPReq, OIDKrb5, msg)
 		if err != nil {
