@@ -259,6 +259,9 @@ func (p prover) explain(err error) broker.Proven {
 	case AccountExpired:
 		return broker.Proven{Reason: broker.ReasonKerberosExpired}
 	case Skew:
+		if text := p.c.Clock(); text != "" { // it heard that answer too
+			return unknown(broker.ReasonClock, text)
+		}
 		return unknown(broker.ReasonClock, p.clockText(e))
 	case FalseKDC:
 		return unknown(broker.ReasonFalseKDC, "")

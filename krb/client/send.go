@@ -39,8 +39,9 @@ type Request struct {
 	Hosts []string
 	SRV   string
 	Port  uint16
-	// OnlyTCP leaves UDP out: for what must not happen twice, as a datagram is sent
-	// again until it is answered.
+	// OnlyTCP is for what must not happen twice: UDP is left out, as a datagram is
+	// sent again until it is answered, and the next server is asked only while none
+	// has been sent the message.
 	OnlyTCP bool
 	// Judge looks at a reply of from, which is an IP:port. Nil takes it. Any error
 	// does not: over UDP the wait goes on, for anybody may have sent the datagram;
@@ -86,11 +87,18 @@ func (c *Client) Send(ctx context.Context, r Request) (Answer, error) {
 	for _, s := range servers {
 		tries = append(tries, func(ctx context.Context) (Answer, error) { return a.server(ctx, s) })
 	}
-	return race(ctx, c.resend(), tries)
+	return race(ctx, a.step(), tries)
 }
 
 // resend is how long an answer is waited for before something else is tried too.
 func (c *Client) resend() time.Duration { return c.c.Try / 3 }
+
+func (a *asking) step() time.Duration {
+	if a.r.OnlyTCP {
+		return a.c.c.Total
+	}
+	return a.c.resend()
+}
 
 // try is one way to an answer. It ends soon after ctx. Its error is an *Error.
 type try func(ctx context.Context) (Answer, error)
@@ -146,12 +154,15 @@ func worst(ctx context.Context, errs []error) error {
 			return e
 		}
 	}
-	for i, err := range errs {
+	for _, err := range errs {
 		var e *Error
 		if errors.As(err, &e) && e.Err != nil {
 			err = e.Err
 		}
-		if i > 0 {
+		if errors.Is(err, errSent) {
+			continue
+		}
+		if silent != "" {
 			silent += "; "
 		}
 		silent += err.Error()
@@ -172,8 +183,18 @@ type asking struct {
 	c *Client
 	r Request
 
-	mu    sync.Mutex // guards taken and calls of r.Judge
+	mu    sync.Mutex // guards taken, sent and calls of r.Judge
 	taken bool
+	sent  bool // over TCP, to somebody
+}
+
+var errSent = errors.New("another server has the message already")
+
+// spent says that the message may go to no other server.
+func (a *asking) spent() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.r.OnlyTCP && a.sent
 }
 
 var errTaken = errors.New("another server has answered")
@@ -216,7 +237,7 @@ func (a *asking) server(ctx context.Context, s server) (Answer, error) {
 	for _, addr := range addrs {
 		add(addr, "tcp")
 	}
-	return race(ctx, a.c.resend(), tries)
+	return race(ctx, a.step(), tries)
 }
 
 // attempt asks one address in one way. Its error is an *Error.
@@ -343,11 +364,17 @@ func either(first, second error) error {
 
 // tcp asks once (RFC 4120 §7.2.2).
 func (a *asking) tcp(ctx context.Context, addr netip.AddrPort) ([]byte, error) {
+	if a.spent() {
+		return nil, errSent
+	}
 	conn, msg, closeConn, err := a.open(ctx, addr, "tcp")
 	if err != nil {
 		return nil, err
 	}
 	defer closeConn()
+	a.mu.Lock()
+	a.sent = true
+	a.mu.Unlock()
 	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(msg))), msg...)); err != nil {
 		return nil, short(err)
 	}

@@ -218,6 +218,30 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// TestOnlyOnce: what must not happen twice is sent to one server, after those that
+// cannot be reached.
+func TestOnlyOnce(t *testing.T) {
+	leaks(t)
+	mute := func(string, []byte, func([]byte)) { time.Sleep(250 * time.Millisecond) }
+	echo := func(_ string, req []byte, send func([]byte)) { send(frame(req)) }
+	for name, x := range map[string]struct {
+		first, second answerer
+		good          bool
+	}{"dead first": {nil, echo, true}, "mute first": {mute, echo, false}, "odd first": {func(_ string, _ []byte, send func([]byte)) { send([]byte("x")) }, echo, false}} {
+		first := freePort()
+		if x.first != nil {
+			first = newFake(t, "tcp", x.first).addr
+		}
+		second := newFake(t, "both", x.second)
+		c := newClient(t, short, first, second.addr)
+		_, err := c.Send(context.Background(), client.Request{Message: []byte("once"), OnlyTCP: true,
+			Judge: func(b []byte, _ string) error { return nil }})
+		if (err == nil) != x.good || (second.count("tcp") == 1) != x.good || second.count("udp") != 0 {
+			t.Errorf("%s: %v, %d requests at the second", name, err, second.count("tcp"))
+		}
+	}
+}
+
 // resolver is a DNS of our own.
 type resolver struct {
 	srv   map[string][]*net.SRV
