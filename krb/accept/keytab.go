@@ -174,7 +174,9 @@ func (k *Keytab) look() {
 	}
 	var set *keySet
 	if err == nil {
-		set, err = newKeySet(entries)
+		if set, err = newKeySet(entries); err != nil {
+			err = fmt.Errorf("%s: %w", k.path, err)
+		}
 	}
 	k.again = recent || err != nil
 	if k.err = err; err != nil {

@@ -3,6 +3,7 @@ package accept
 import (
 	encasn1 "encoding/asn1"
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"time"
 
@@ -33,6 +34,8 @@ const (
 
 	msgAPReq = 14
 	pvno     = 5
+
+	trX500 = 1 // DOMAIN-X500-COMPRESS, RFC 4120 §3.3.3.2
 
 	tagGeneralString = asn1.Tag(27)
 )
@@ -149,12 +152,14 @@ func (s *seq) bytes(n uint8, tag asn1.Tag) []byte {
 func (s *seq) octets(n uint8) []byte  { return s.bytes(n, asn1.OCTET_STRING) }
 func (s *seq) general(n uint8) string { return string(s.bytes(n, tagGeneralString)) }
 
-// time reads a KerberosTime: to the second, in UTC (RFC 4120 §5.2.3).
+// time reads a KerberosTime: to the second, in UTC (RFC 4120 §5.2.3). It lies
+// between 1970 and 2106, for that is what others read right.
 func (s *seq) time(n uint8) time.Time {
 	var t time.Time
 	f := s.field(n)
 	const size = len("20060102150405Z")
-	if s.bad || len(f) != 2+size || f[1+size] != 'Z' || !f.ReadASN1GeneralizedTime(&t) || !f.Empty() {
+	if s.bad || len(f) != 2+size || f[1+size] != 'Z' || !f.ReadASN1GeneralizedTime(&t) || !f.Empty() ||
+		t.Unix() < 0 || t.Unix() > math.MaxUint32 {
 		s.bad = true
 		return time.Time{}
 	}
@@ -268,7 +273,11 @@ func parseEncTicket(b []byte) (t encTicket, ok bool) {
 	t.flags = s.flags(0)
 	t.keyType, t.keyValue = s.typed(1)
 	t.crealm, t.cname = s.general(2), s.name(3)
-	_, t.transited = s.typed(4)
+	var encoding int32
+	encoding, t.transited = s.typed(4)
+	if encoding != trX500 && (encoding != 0 || len(t.transited) > 0) {
+		s.bad = true
+	}
 	t.auth = s.time(5)
 	t.start = t.auth
 	if s.has(6) {
