@@ -50,7 +50,8 @@ func query(ctx context.Context, addr string, now func() time.Time) (sample, erro
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	s, err := ask(raw, now)
-	if err != nil && ctx.Err() != nil {
+	var timeout net.Error
+	if errors.Is(err, net.ErrClosed) || errors.As(err, &timeout) && timeout.Timeout() {
 		return sample{}, fmt.Errorf("no answer in %s", Span(queryTimeout))
 	}
 	s.addr = raw.RemoteAddr().String()
@@ -60,13 +61,7 @@ func query(ctx context.Context, addr string, now func() time.Time) (sample, erro
 // ask is query on an open connection.
 func ask(raw net.Conn, now func() time.Time) (sample, error) {
 	e := &exchange{Conn: raw}
-	r, err := ntp.QueryWithOptions("server:123", ntp.QueryOptions{
-		Timeout: queryTimeout,
-		// Wall clock alone: a step in between must not hide behind the monotonic
-		// clock.
-		GetSystemTime: func() time.Time { return now().Round(0) },
-		Dialer:        func(string, string) (net.Conn, error) { return e, nil },
-	})
+	r, err := exchangeNTP(e, now)
 	switch {
 	case e.kiss != "":
 		return sample{}, e.kiss
@@ -78,6 +73,23 @@ func ask(raw net.Conn, now func() time.Time) (sample, error) {
 		return sample{}, err
 	}
 	return weigh(r)
+}
+
+// exchangeNTP has the library ask. It panics on some answers (version 1.6.0: a
+// poll or precision of -128), which anybody on the path can send.
+func exchangeNTP(e *exchange, now func() time.Time) (r *ntp.Response, err error) {
+	defer func() {
+		if recover() != nil {
+			r, err = nil, unfitError{errors.New("its answer makes no sense")}
+		}
+	}()
+	return ntp.QueryWithOptions("server:123", ntp.QueryOptions{
+		Timeout: queryTimeout,
+		// Wall clock alone: a step in between must not hide behind the monotonic
+		// clock.
+		GetSystemTime: func() time.Time { return now().Round(0) },
+		Dialer:        func(string, string) (net.Conn, error) { return e, nil },
+	})
 }
 
 // weigh takes the measure from an answer that belongs to the question.
