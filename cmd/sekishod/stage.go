@@ -76,6 +76,14 @@ func becomeService(c config.Config) error {
 		}
 		hand = append(hand, fmt.Sprintf("%s=%d", fdPassword, fd))
 	}
+	if services := c.PAMServices(); len(services) > 0 {
+		f, err := startPAM(c.User, services)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		hand = append(hand, fmt.Sprintf("%s=%d", fdStacks, f.Fd()))
+	}
 	env := append(os.Environ(), inheritedEnv+"="+strings.Join(hand, " "))
 	return dropAndExec(u, needsLowPort(c), env)
 }
