@@ -142,7 +142,10 @@ func (i *Initiator) Finish(answer []byte) (*Context, error) {
 	if i.c.flags&Mutual == 0 && len(answer) == 0 {
 		return i.c, nil
 	}
-	id, _, msg, err := parseToken(answer)
+	id, oid, msg, err := parseToken(answer)
+	if err == nil && !oid.Equal(OIDKrb5) {
+		err = errFraming // the mechanism is to be named as we named it
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the answer of %s: %w", i.c.server, err)
 	}

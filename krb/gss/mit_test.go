@@ -11,6 +11,7 @@ import (
 
 	"github.com/sekisho/sekisho/krb/accept"
 	"github.com/sekisho/sekisho/krb/gss"
+	"github.com/sekisho/sekisho/testenv/mit"
 )
 
 const all = gss.Mutual | gss.Replay | gss.Sequence | gss.Confidential | gss.Integrity
@@ -43,15 +44,15 @@ func some(s string) [][]byte {
 
 // TestMITInitiator: MIT's library signs in to our acceptor.
 func TestMITInitiator(t *testing.T) {
-	r := newRealm(t)
-	bin, cc := buildPeer(t), r.kinit(t)
-	a := r.acceptor(t, nil)
-	for _, s := range services {
+	r := mit.NewRealm(t)
+	bin, cc := mit.BuildPeer(t), r.Kinit(t)
+	a := r.Acceptor(t, nil)
+	for _, s := range mit.Services {
 		for _, c := range contexts {
-			t.Run(fmt.Sprintf("%d/%s", s.etype, c.name), func(t *testing.T) {
-				p := startPeer(t, r.env(cc), bin, "init", "krb5", fmt.Sprintf("%x", c.flags), c.mine, strings.Replace(s.name, "/", "@", 1))
-				first := p.answer(t)
-				token := fromHex(t, first["token"])
+			t.Run(fmt.Sprintf("%d/%s", s.EType, c.name), func(t *testing.T) {
+				p := mit.StartPeer(t, r.Env(cc), bin, "init", "krb5", fmt.Sprintf("%x", c.flags), c.mine, strings.Replace(s.Name, "/", "@", 1))
+				first := p.Answer(t)
+				token := mit.Unhex(t, first["token"])
 				ctx, reply, err := a.Accept(t.Context(), token, gss.Peer{Bindings: some(c.theirs)})
 				if c.refused {
 					if !errors.Is(err, gss.ErrBindings) || ctx != nil || reply != nil {
@@ -62,7 +63,7 @@ func TestMITInitiator(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if ctx.Client().String() != "alice@EXAMPLE.ORG" || ctx.Server().String() != s.name+"@EXAMPLE.ORG" || ctx.Delegated() != nil ||
+				if ctx.Client().String() != "alice@EXAMPLE.ORG" || ctx.Server().String() != s.Name+"@EXAMPLE.ORG" || ctx.Delegated() != nil ||
 					ctx.Flags()&^(gss.Integrity|gss.Confidential) != c.flags&^(gss.Integrity|gss.Confidential) ||
 					ctx.Bound() != (c.mine == c.theirs && c.mine != "-") || time.Until(ctx.Until()) < time.Hour {
 					t.Errorf("%s for %s, flags %x", ctx.Client(), ctx.Server(), ctx.Flags())
@@ -72,12 +73,12 @@ func TestMITInitiator(t *testing.T) {
 				}
 				done := first
 				if len(reply) > 0 {
-					done = p.ask(t, "token", toHex(reply))
+					done = p.Ask(t, "token", mit.Hex(reply))
 				}
-				if !strings.HasPrefix(done["established"], s.name+"@EXAMPLE.ORG ") {
+				if !strings.HasPrefix(done["established"], s.Name+"@EXAMPLE.ORG ") {
 					t.Fatalf("MIT says %q", done)
 				}
-				p.messages(t, ctx)
+				p.Messages(t, ctx)
 
 				_, reply, err = a.Accept(t.Context(), token, gss.Peer{Bindings: some(c.theirs)})
 				var e *accept.Error
@@ -91,16 +92,16 @@ func TestMITInitiator(t *testing.T) {
 
 // TestMITAcceptor: we sign in to MIT's library.
 func TestMITAcceptor(t *testing.T) {
-	r := newRealm(t)
-	bin, tgt := buildPeer(t), r.tgt(t)
-	for _, s := range services {
-		ticket := r.ticket(t, tgt, s.name)
-		if ticket.Key.EType != s.etype {
+	r := mit.NewRealm(t)
+	bin, tgt := mit.BuildPeer(t), r.TGT(t)
+	for _, s := range mit.Services {
+		ticket := r.Ticket(t, tgt, s.Name)
+		if ticket.Key.EType != s.EType {
 			t.Fatalf("a session key of type %d", ticket.Key.EType)
 		}
 		for _, c := range contexts {
-			t.Run(fmt.Sprintf("%d/%s", s.etype, c.name), func(t *testing.T) {
-				p := startPeer(t, r.env("/nonexistent"), bin, "accept", "krb5", c.theirs)
+			t.Run(fmt.Sprintf("%d/%s", s.EType, c.name), func(t *testing.T) {
+				p := mit.StartPeer(t, r.Env("/nonexistent"), bin, "accept", "krb5", c.theirs)
 				o := gss.Options{Flags: c.flags}
 				if c.mine != "-" {
 					o.Bindings = []byte(c.mine)
@@ -109,7 +110,7 @@ func TestMITAcceptor(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got := p.ask(t, "token", toHex(i.Token()))
+				got := p.Ask(t, "token", mit.Hex(i.Token()))
 				if c.refused {
 					if got["error"] == "" {
 						t.Fatalf("MIT says %q", got)
@@ -121,13 +122,13 @@ func TestMITAcceptor(t *testing.T) {
 				}
 				var reply []byte
 				if c.flags&gss.Mutual != 0 {
-					reply = fromHex(t, got["token"])
+					reply = mit.Unhex(t, got["token"])
 				}
 				ctx, err := i.Finish(reply)
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.messages(t, ctx)
+				p.Messages(t, ctx)
 				if _, err := i.Finish(reply); err == nil {
 					t.Error("finished twice")
 				}
@@ -139,21 +140,21 @@ func TestMITAcceptor(t *testing.T) {
 // TestMITDelegates: the ticket that MIT's initiator hands over opens services, and only
 // to those who ask for it.
 func TestMITDelegates(t *testing.T) {
-	r := newRealm(t)
-	bin, cc := buildPeer(t), r.kinit(t)
-	takes := r.acceptor(t, func(c *gss.Config, _ *accept.Config) { c.TakeDelegated = true })
-	leaves := r.acceptor(t, nil)
-	for _, s := range services {
+	r := mit.NewRealm(t)
+	bin, cc := mit.BuildPeer(t), r.Kinit(t)
+	takes := r.Acceptor(t, func(c *gss.Config, _ *accept.Config) { c.TakeDelegated = true })
+	leaves := r.Acceptor(t, nil)
+	for _, s := range mit.Services {
 		for _, a := range []*gss.Acceptor{takes, leaves} {
-			p := startPeer(t, r.env(cc), bin, "init", "krb5", fmt.Sprintf("%x", all|gss.Delegate), "-", strings.Replace(s.name, "/", "@", 1))
-			ctx, reply, err := a.Accept(t.Context(), fromHex(t, p.answer(t)["token"]), gss.Peer{})
+			p := mit.StartPeer(t, r.Env(cc), bin, "init", "krb5", fmt.Sprintf("%x", all|gss.Delegate), "-", strings.Replace(s.Name, "/", "@", 1))
+			ctx, reply, err := a.Accept(t.Context(), mit.Unhex(t, p.Answer(t)["token"]), gss.Peer{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := p.ask(t, "token", toHex(reply)); got["established"] == "" {
+			if got := p.Ask(t, "token", mit.Hex(reply)); got["established"] == "" {
 				t.Fatalf("MIT says %q", got)
 			}
-			p.messages(t, ctx)
+			p.Messages(t, ctx)
 			if a == leaves {
 				if ctx.Delegated() != nil || ctx.Flags()&gss.Delegate != 0 {
 					t.Error("a ticket was taken unasked")
@@ -164,31 +165,31 @@ func TestMITDelegates(t *testing.T) {
 			if len(got) != 1 || ctx.Flags()&gss.Delegate == 0 || got[0].Client.String() != "alice@EXAMPLE.ORG" {
 				t.Fatalf("%v", got)
 			}
-			r.ticket(t, got[0], "host/e20.example.org") // the KDC takes it
+			r.Ticket(t, got[0], "host/e20.example.org") // the KDC takes it
 		}
 	}
 }
 
 // TestWeDelegateToMIT: MIT's acceptor stores our ticket, and its tools use it.
 func TestWeDelegateToMIT(t *testing.T) {
-	r := newRealm(t)
-	bin, tgt := buildPeer(t), r.tgt(t)
-	for _, s := range services {
-		p := startPeer(t, r.env("/nonexistent"), bin, "accept", "krb5", "-")
-		i, err := gss.Initiate(r.ticket(t, tgt, s.name), gss.Options{Flags: all, Delegate: r.forward(t, tgt)})
+	r := mit.NewRealm(t)
+	bin, tgt := mit.BuildPeer(t), r.TGT(t)
+	for _, s := range mit.Services {
+		p := mit.StartPeer(t, r.Env("/nonexistent"), bin, "accept", "krb5", "-")
+		i, err := gss.Initiate(r.Ticket(t, tgt, s.Name), gss.Options{Flags: all, Delegate: r.Forward(t, tgt)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := p.ask(t, "token", toHex(i.Token()))
+		got := p.Ask(t, "token", mit.Hex(i.Token()))
 		if !strings.Contains(got["established"], "delegated alice@EXAMPLE.ORG") {
-			t.Fatalf("%d: MIT says %q", s.etype, got)
+			t.Fatalf("%d: MIT says %q", s.EType, got)
 		}
 		cc := filepath.Join(t.TempDir(), "delegated")
-		if got := p.ask(t, "store", "FILE:"+cc); got["error"] != "" {
+		if got := p.Ask(t, "store", "FILE:"+cc); got["error"] != "" {
 			t.Fatal(got["error"])
 		}
 		cmd := exec.CommandContext(within(t, 20*time.Second), "kvno", "host/e17.example.org")
-		cmd.Env = r.env(cc)
+		cmd.Env = r.Env(cc)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("kvno: %v\n%s", err, out)
 		}
@@ -197,22 +198,22 @@ func TestWeDelegateToMIT(t *testing.T) {
 
 // TestMITReadsOurError: the error token that refuses an expired replay tells MIT why.
 func TestMITReadsOurError(t *testing.T) {
-	r := newRealm(t)
-	bin, cc := buildPeer(t), r.kinit(t)
+	r := mit.NewRealm(t)
+	bin, cc := mit.BuildPeer(t), r.Kinit(t)
 	now := time.Now()
-	a := r.acceptor(t, func(_ *gss.Config, c *accept.Config) { c.Now = func() time.Time { return now.Add(10 * time.Minute) } })
-	p := startPeer(t, r.env(cc), bin, "init", "krb5", fmt.Sprintf("%x", all), "-", "host@e20.example.org")
-	_, reply, err := a.Accept(t.Context(), fromHex(t, p.answer(t)["token"]), gss.Peer{})
+	a := r.Acceptor(t, func(_ *gss.Config, c *accept.Config) { c.Now = func() time.Time { return now.Add(10 * time.Minute) } })
+	p := mit.StartPeer(t, r.Env(cc), bin, "init", "krb5", fmt.Sprintf("%x", all), "-", "host@e20.example.org")
+	_, reply, err := a.Accept(t.Context(), mit.Unhex(t, p.Answer(t)["token"]), gss.Peer{})
 	var e *accept.Error
 	if !errors.As(err, &e) || e.Kind != accept.Clock {
 		t.Fatal(err)
 	}
-	if got := p.ask(t, "token", toHex(reply))["error"]; !strings.Contains(got, "Clock skew") {
+	if got := p.Ask(t, "token", mit.Hex(reply))["error"]; !strings.Contains(got, "Clock skew") {
 		t.Errorf("MIT says %q", got)
 	}
 
 	// And we read it.
-	i, err := gss.Initiate(r.ticket(t, r.tgt(t), "host/e20.example.org"), gss.Options{Flags: all})
+	i, err := gss.Initiate(r.Ticket(t, r.TGT(t), "host/e20.example.org"), gss.Options{Flags: all})
 	if err != nil {
 		t.Fatal(err)
 	}

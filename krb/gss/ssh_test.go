@@ -22,7 +22,15 @@ import (
 	"github.com/sekisho/sekisho/krb/ccache"
 	"github.com/sekisho/sekisho/krb/gss"
 	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/mit"
 )
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
 
 // sshServer is an x/crypto/ssh server on a host: alice@REALM may be alice. It tells
 // each session what it knows of the client.
@@ -132,11 +140,11 @@ func (s *sshServer) last(t testing.TB) *gss.Context {
 }
 
 // sshWorld is a realm and two hosts that know it, alice having signed in on client.
-func sshWorld(t *testing.T) (r *realm, web, cli *testenv.Host) {
+func sshWorld(t *testing.T) (r *mit.Realm, web, cli *testenv.Host) {
 	t.Helper()
 	w := testenv.ForTest(t)
 	web, cli = w.Need(t, "web1"), w.Need(t, "client")
-	r = newRealm(t, "host/"+web.FQDN)
+	r = mit.NewRealm(t, "host/"+web.FQDN)
 	conf, err := os.ReadFile(r.KRB5Conf)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +156,7 @@ func sshWorld(t *testing.T) (r *realm, web, cli *testenv.Host) {
 	}
 	kinit := cli.Command(within(t, 20*time.Second), "kinit", "-f", "alice")
 	kinit.Env = append(kinit.Env, "KRB5CCNAME=FILE:/run/cc")
-	kinit.Stdin = strings.NewReader(alicePassword + "\n")
+	kinit.Stdin = strings.NewReader(mit.Password + "\n")
 	if out, err := kinit.CombinedOutput(); err != nil {
 		t.Fatalf("kinit: %v\n%s", err, out)
 	}
@@ -167,7 +175,7 @@ func sshFrom(t testing.TB, cli, to *testenv.Host, user string, options ...string
 // TestOpenSSHClient: Debian's ssh signs in to an x/crypto/ssh server by ticket.
 func TestOpenSSHClient(t *testing.T) {
 	r, web, cli := sshWorld(t)
-	s := startSSHServer(t, web, r.acceptor(t, func(c *gss.Config, _ *accept.Config) { c.TakeDelegated = true }))
+	s := startSSHServer(t, web, r.Acceptor(t, func(c *gss.Config, _ *accept.Config) { c.TakeDelegated = true }))
 
 	if out, err := sshFrom(t, cli, web, "alice"); err != nil || out != "you are alice@EXAMPLE.ORG\n" {
 		t.Fatalf("%v\n%s", err, out)
@@ -183,7 +191,7 @@ func TestOpenSSHClient(t *testing.T) {
 	if len(got) != 1 || got[0].Flags&krb.FlagForwarded == 0 {
 		t.Fatalf("delegated: %v", got)
 	}
-	r.ticket(t, got[0], "host/e20.example.org")
+	r.Ticket(t, got[0], "host/e20.example.org")
 	// MIT's tools use it as well.
 	b, err := ccache.Format(ccache.New(got[0]))
 	if err != nil {
@@ -194,7 +202,7 @@ func TestOpenSSHClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	kvno := exec.CommandContext(within(t, 20*time.Second), "kvno", "host/e19.example.org")
-	kvno.Env = r.env(cc)
+	kvno.Env = r.Env(cc)
 	if out, err := kvno.CombinedOutput(); err != nil {
 		t.Errorf("kvno: %v\n%s", err, out)
 	}
@@ -213,7 +221,7 @@ func TestOpenSSHClient(t *testing.T) {
 // TestSSHServerRefuses: without a ticket that fits, and when the clock is wrong.
 func TestSSHServerRefuses(t *testing.T) {
 	r, web, cli := sshWorld(t)
-	s := startSSHServer(t, web, r.acceptor(t, func(_ *gss.Config, c *accept.Config) {
+	s := startSSHServer(t, web, r.Acceptor(t, func(_ *gss.Config, c *accept.Config) {
 		c.Now = func() time.Time { return time.Now().Add(-10 * time.Minute) }
 	}))
 	if out, err := sshFrom(t, cli, web, "alice"); err == nil {
@@ -264,17 +272,17 @@ func TestStockSSHD(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := web.StartSSHD(within(t, 20*time.Second), testenv.SSHDConfig{
-		Lines: []string{"GSSAPIAuthentication yes", "PubkeyAuthentication no"}, Env: []string{"KRB5_KTNAME=FILE:" + r.keytab}}); err != nil {
+		Lines: []string{"GSSAPIAuthentication yes", "PubkeyAuthentication no"}, Env: []string{"KRB5_KTNAME=FILE:" + r.Keytab}}); err != nil {
 		t.Fatal(err)
 	}
-	tgt := r.tgt(t)
+	tgt := r.TGT(t)
 	cfg := gss.SSHConfig{Ticket: func(ctx context.Context, host string) (krb.Credential, error) {
-		return r.client.Service(ctx, tgt, r.principal(t, "host/"+host))
+		return r.Client.Service(ctx, tgt, r.Principal(t, "host/"+host))
 	}}
 	if out, err := sshDial(t, web, "alice", cfg, "id -un; klist"); !strings.HasPrefix(out, "alice\n") || strings.Contains(out, "krbtgt") {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cfg.Delegate = func(ctx context.Context, host string) (krb.Credential, error) { return *r.forward(t, tgt), nil }
+	cfg.Delegate = func(ctx context.Context, host string) (krb.Credential, error) { return *r.Forward(t, tgt), nil }
 	out, err := sshDial(t, web, "alice", cfg, "klist && kvno host/e20.example.org")
 	if err != nil || !strings.Contains(out, "krbtgt/EXAMPLE.ORG@EXAMPLE.ORG") || !strings.Contains(out, "host/e20.example.org@EXAMPLE.ORG: kvno = ") {
 		t.Errorf("%v\n%s", err, out)
@@ -292,12 +300,12 @@ func TestStockSSHD(t *testing.T) {
 // TestSSHBothOurs: both adapters, and what only a hostile server or client does.
 func TestSSHBothOurs(t *testing.T) {
 	r, web, _ := sshWorld(t)
-	s := startSSHServer(t, web, r.acceptor(t, nil))
-	tgt := r.tgt(t)
-	ticket := r.ticket(t, tgt, "host/"+web.FQDN)
+	s := startSSHServer(t, web, r.Acceptor(t, nil))
+	tgt := r.TGT(t)
+	ticket := r.Ticket(t, tgt, "host/"+web.FQDN)
 	cfg := gss.SSHConfig{
 		Ticket:   func(context.Context, string) (krb.Credential, error) { return ticket, nil },
-		Delegate: func(context.Context, string) (krb.Credential, error) { return *r.forward(t, tgt), nil },
+		Delegate: func(context.Context, string) (krb.Credential, error) { return *r.Forward(t, tgt), nil },
 	}
 	for range 2 { // one ticket, two authenticators
 		if out, err := sshDial(t, web, "alice", cfg, "who"); err != nil || out != "you are alice@EXAMPLE.ORG\n" {
@@ -308,7 +316,7 @@ func TestSSHBothOurs(t *testing.T) {
 		t.Error("a ticket was taken unasked")
 	}
 
-	a := r.acceptor(t, nil)
+	a := r.Acceptor(t, nil)
 	ctx := within(t, 10*time.Second)
 	c, err := gss.NewSSHClient(ctx, cfg)
 	if err != nil {
