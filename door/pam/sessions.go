@@ -101,10 +101,23 @@ func openSessions(c Config) (*sessions, error) {
 	return s, nil
 }
 
-// keep makes a session whose tickets are about to be stored.
-func (s *sessions) keep(user broker.UserName, uid uint32, end time.Time) (string, error) {
-	e := &Session{ID: newID(), User: user, UID: uid, Since: s.c.Now().UTC(), TicketsEnd: end.UTC()}
-	e.TicketsSince = e.Since
+// keep notes tickets that are about to be stored, and returns their session:
+// the one with this id, if it is the user's and open, or a new one.
+func (s *sessions) keep(id string, user broker.UserName, uid uint32, end time.Time) (string, error) {
+	now := s.c.Now().UTC()
+	s.mu.Lock()
+	if e := s.all[id]; e != nil && e.User == user && e.UID == uid && e.TicketsEnd.IsZero() {
+		fresh := *e
+		fresh.TicketsSince, fresh.TicketsEnd = now, end.UTC()
+		err := s.save(&fresh)
+		if err == nil {
+			s.all[id] = &fresh
+		}
+		s.mu.Unlock()
+		return id, err
+	}
+	s.mu.Unlock()
+	e := &Session{ID: newID(), User: user, UID: uid, Since: now, TicketsSince: now, TicketsEnd: end.UTC()}
 	return e.ID, s.add(e)
 }
 

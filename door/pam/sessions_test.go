@@ -16,9 +16,9 @@ import (
 )
 
 // establish does what the module does: it makes the folder and the file.
-func (w *world) establish(token string) (session, file string) {
+func (w *world) establish(token string, more ...string) (session, file string) {
 	w.t.Helper()
-	a := w.say("credentials user=alice op=establish login=" + token)
+	a := w.say("credentials user=alice op=establish login=" + token + strings.Join(more, ""))
 	if a.Outcome != wire.Yes || len(a.Body) < 3 {
 		w.t.Fatalf("credentials: %.100s", show(a))
 	}
@@ -209,5 +209,30 @@ func TestUnreadableSessionsAreSaidAndLeft(t *testing.T) {
 	w.start()
 	if len(w.s.Sessions()) != 0 || len(w.log.AllEntries()) != 2 {
 		t.Errorf("%d sessions, %d lines", len(w.s.Sessions()), len(w.log.AllEntries()))
+	}
+}
+
+// sshd may open the session before anybody asks for its tickets.
+func TestTicketsOfASessionThatIsOpen(t *testing.T) {
+	w := newWorld(t, nil)
+	token := w.signIn()
+	a := w.say("session user=alice service=sshd op=open login=" + token)
+	id, ok := strings.CutPrefix(a.Body[0], "session ")
+	if a.Outcome != wire.Yes || !ok {
+		t.Fatalf("open: %s", show(a))
+	}
+	session, file := w.establish(token, " session="+id)
+	if ss := w.s.Sessions(); session != id || len(ss) != 1 || ss[0].TicketsEnd.IsZero() || !ss[0].Opened {
+		t.Fatalf("the tickets belong to %s, the session is %s; all: %+v", session, id, ss)
+	}
+	w.say("session user=alice service=sshd op=close session=" + id)
+	if exists(filepath.Dir(file)) || len(w.s.Sessions()) != 0 {
+		t.Error("something is left")
+	}
+	// Another user's session gets none of them.
+	b := w.say("session user=bob service=sshd op=open")
+	other, _ := strings.CutPrefix(b.Body[0], "session ")
+	if mine, _ := w.establish(w.signIn(), " session="+other); mine == other {
+		t.Error("alice's tickets went to bob's session")
 	}
 }

@@ -147,7 +147,7 @@ func (s *Server) credentials(_ context.Context, p *peer, r wire.Request) wire.An
 		if !ok || len(l.evidence.Tickets) == 0 {
 			return wire.Answer{Outcome: wire.Yes}
 		}
-		id, err := s.sessions.keep(user, p.UID, l.evidence.TicketsEnd)
+		id, err := s.sessions.keep(r.Get("session"), user, p.UID, l.evidence.TicketsEnd)
 		if err != nil {
 			s.c.Log.WithError(err).Error("remembering the tickets of a session")
 			return unknown("session", "the session's tickets could not be stored")
