@@ -184,7 +184,7 @@ func (a *app) credentials(p place, c config.Config) (ldapsync.ClientConfig, erro
 	case "external":
 		cc.External = true
 	case "kerberos":
-		cc.GSSAPI = &ldapsync.GSSAPI{CCache: ccache(), Krb5Conf: p.krb5conf}
+		cc.GSSAPI = &ldapsync.GSSAPI{CCache: ticketFile(), Krb5Conf: p.krb5conf}
 		if allLDAPI(p.provider.URLs) {
 			cc.GSSAPI.Service = "ldap/" + c.Host
 		}
@@ -269,8 +269,8 @@ func allLDAPI(urls []string) bool {
 	return len(urls) > 0
 }
 
-// ccache is the caller's credential cache, as MIT's tools find it.
-func ccache() string {
+// ticketFile is the caller's credential cache, as MIT's tools find it.
+func ticketFile() string {
 	if c := os.Getenv("KRB5CCNAME"); c != "" {
 		return c
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // maxSecret is the longest password that is read, in bytes.
-const maxSecret = 1024
+const maxSecret = 4096
 
 // askSecret asks at the terminal, whatever standard input is.
 func (a *app) askSecret(prompt string) (string, error) {

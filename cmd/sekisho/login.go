@@ -1,0 +1,446 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/ccache"
+	"github.com/sekisho/sekisho/krb/client"
+	"github.com/sekisho/sekisho/krb/clock"
+	"github.com/sekisho/sekisho/krb/kpasswd"
+	"github.com/sekisho/sekisho/krb/krb5conf"
+)
+
+// usualLife is how long a ticket is asked for when nothing else is said, as kinit
+// does; the KDC gives less where its policy says so.
+const usualLife = 24 * time.Hour
+
+// signIn is one sekisho login.
+type signIn struct {
+	life, renewable string
+	cache           string
+	forward, local  bool // --forwardable, --no-forwardable
+	renew           bool
+
+	conf     *krb5conf.Config
+	defaults krb5conf.Defaults
+	kdcs     []string
+	offset   time.Duration // the KDC's clock minus ours, 0 when that is not sure
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var s signIn
+	c := &cobra.Command{
+		Use: "login [PRINCIPAL|USER]", Short: "Get a Kerberos ticket, for ssh without a password", Args: takes(0, 1, "at most one user or principal"),
+		Long: `Get a ticket from the KDC for your password, and keep it where ssh and other
+programs look for it. It does what kinit does and needs neither MIT's tools nor
+sekishod: KDCs and settings are those of /etc/krb5.conf, or of the files that
+KRB5_CONFIG names. Without a name it is for whom the cache was before, else for
+the user that you are here.
+
+An expired password is changed on the way: the new one is asked for twice.
+--password-file - reads the password from standard input.
+
+With -R the ticket in the cache is renewed; that takes no password.
+
+Spans of time are written 10h, 1d12h, 90m, or h:m:s.
+
+Exit codes: 0 there is a ticket; 1 the KDC said no; 2 wrong usage or configuration;
+3 could not find out: no KDC answers, or the clocks differ too much.`,
+		Example: `  sekisho login
+  sekisho login alice -l 10h -r 7d
+  sekisho login alice@EXAMPLE.ORG -c FILE:/tmp/other
+  sekisho login -R`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if s.renew {
+				for _, f := range []string{"lifetime", "renewable", "forwardable", "no-forwardable"} {
+					if c.Flags().Changed(f) {
+						return usagef("-R renews the ticket as it is: --%s has no place there", f)
+					}
+				}
+				if len(args) > 0 {
+					return usagef("-R renews the ticket that is in the cache: name no principal")
+				}
+				return a.renewTicket(c.Context(), &s)
+			}
+			return a.getTicket(c.Context(), &s, strings.Join(args, ""))
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&s.life, "lifetime", "l", "", "how long the ticket is good for (default: ticket_lifetime of krb5.conf, else 24h)")
+	f.StringVarP(&s.renewable, "renewable", "r", "", "how long it can be renewed (default: renew_lifetime of krb5.conf, else not at all)")
+	f.StringVarP(&s.cache, "cache", "c", "", "the credential cache (default: KRB5CCNAME, else default_ccache_name of krb5.conf)")
+	f.BoolVar(&s.forward, "forwardable", false, "a ticket that ssh may take along (default: forwardable of krb5.conf)")
+	f.BoolVar(&s.local, "no-forwardable", false, "a ticket that stays on this machine")
+	f.BoolVarP(&s.renew, "renew", "R", false, "renew the ticket in the cache")
+	c.MarkFlagsMutuallyExclusive("forwardable", "no-forwardable")
+	a.complete(c, "user")
+	return c
+}
+
+// kerberos reads krb5.conf; what is wrong there is wrong configuration.
+func (s *signIn) kerberos() error {
+	var err error
+	if s.conf, err = krb5conf.Default(); err != nil {
+		return usageError{err}
+	}
+	if s.defaults, err = s.conf.Defaults(""); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// client is for the KDCs of a realm.
+func (s *signIn) client(realm string) (*client.Client, error) {
+	var err error
+	if s.defaults, err = s.conf.Defaults(realm); err != nil {
+		return nil, usageError{err}
+	}
+	if s.kdcs, err = s.conf.KDCs(realm); err != nil {
+		return nil, usageError{err}
+	}
+	if len(s.kdcs) == 0 && !s.defaults.DNSLookupKDC {
+		return nil, usagef("krb5.conf names no KDC of %s, and dns_lookup_kdc is off: add kdc = HOST under [realms]", realm)
+	}
+	cl, err := client.New(client.Config{Realm: realm, KDCs: s.kdcs, MaxSkew: s.defaults.ClockSkew,
+		Observe: func(_ string, offset, bound time.Duration) {
+			s.offset = 0
+			if offset.Abs() > bound {
+				s.offset = offset
+			}
+		}})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cl, nil
+}
+
+// cacheName is the cache that is meant, as MIT's programs find it.
+func cacheName(flag string, conf *krb5conf.Config) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	name, err := ccache.DefaultName(ccache.Config{Configured: conf.Value("libdefaults", "default_ccache_name"), UserName: callerName})
+	if err != nil {
+		return "", usageError{err}
+	}
+	return name, nil
+}
+
+func (a *app) getTicket(ctx context.Context, s *signIn, name string) error {
+	if err := s.kerberos(); err != nil {
+		return err
+	}
+	cache, err := cacheName(s.cache, s.conf)
+	if err != nil {
+		return err
+	}
+	before, err := ccache.Open(cache)
+	if err != nil {
+		return usageError{err}
+	}
+	who, err := s.principal(ctx, name, before)
+	if err != nil {
+		return err
+	}
+	cl, err := s.client(who.Realm)
+	if err != nil {
+		return err
+	}
+	o, err := s.options()
+	if err != nil {
+		return err
+	}
+	pw, err := a.bindPassword(who.String())
+	if err != nil {
+		return err
+	}
+	if err := krb.CheckPassword(string(pw)); err != nil {
+		return usageError{err}
+	}
+	cred, err := cl.Login(ctx, who, string(pw), o)
+	if is(err, client.PasswordExpired) {
+		cred, err = a.changeExpired(ctx, s, expired{cl, who, string(pw), o})
+	}
+	if err != nil {
+		return s.explain(err, who)
+	}
+	store := before
+	if s.cache == "" {
+		if store, err = ccache.ForPrincipal(ctx, cache, ccache.NameOf(who)); err != nil {
+			return err
+		}
+	}
+	fresh := ccache.New(cred)
+	if s.defaults.KDCTimeSync {
+		fresh.SetOffset(s.offset)
+	}
+	if err := store.Write(ctx, fresh); err != nil {
+		return err
+	}
+	if s.cache == "" {
+		if err := store.Choose(); err != nil {
+			return err
+		}
+	}
+	return a.sayTicket("ticket of", cred, store.Name())
+}
+
+// principal is who shall have a ticket.
+func (s *signIn) principal(ctx context.Context, name string, before *ccache.Store) (krb.Principal, error) {
+	if name == "" {
+		if c, err := before.Read(ctx); err == nil {
+			if p, err := c.Principal.Principal(); err == nil {
+				return p, nil
+			}
+		}
+		var err error
+		if name, err = callerName(); err != nil {
+			return krb.Principal{}, usagef("your user has no name here: say whose ticket, sekisho login USER@REALM")
+		}
+	}
+	if strings.Contains(name, "@") {
+		p, err := krb.ParsePrincipal(name)
+		if err != nil {
+			return p, usageError{err}
+		}
+		return p, nil
+	}
+	if s.defaults.Realm == "" {
+		return krb.Principal{}, usagef("there is no default_realm in krb5.conf: write %.80s@REALM", name)
+	}
+	p, err := krb.NewPrincipal(name, s.defaults.Realm)
+	if err != nil {
+		return p, usageError{err}
+	}
+	return p, nil
+}
+
+// options are what the ticket shall be, by flags or else by krb5.conf.
+func (s *signIn) options() (client.LoginOptions, error) {
+	o := client.LoginOptions{Life: s.defaults.TicketLifetime, Renew: s.defaults.RenewLifetime, Forwardable: s.defaults.Forwardable && !s.local || s.forward}
+	for flag, v := range map[string]struct {
+		text string
+		to   *time.Duration
+	}{"-l": {s.life, &o.Life}, "-r": {s.renewable, &o.Renew}} {
+		if v.text == "" {
+			continue
+		}
+		d, err := krb5conf.ParseDuration(v.text)
+		if err != nil {
+			return o, usagef("%s %w", flag, err)
+		}
+		*v.to = d
+	}
+	if o.Life == 0 {
+		o.Life = usualLife
+	}
+	return o, nil
+}
+
+// expired is a sign-in whose password must be changed first.
+type expired struct {
+	cl  *client.Client
+	who krb.Principal
+	old string
+	o   client.LoginOptions
+}
+
+// changeExpired asks for a new password, sets it, and signs in with it.
+func (a *app) changeExpired(ctx context.Context, s *signIn, x expired) (krb.Credential, error) {
+	none := krb.Credential{}
+	if a.passwordFile != "" {
+		return none, refusedError{fmt.Errorf("the password of %s has expired: run sekisho login %[1]s at a terminal without --password-file, it asks for a new one", x.who)}
+	}
+	servers, err := s.conf.KpasswdServers(x.who.Realm)
+	if err != nil {
+		return none, usageError{err}
+	}
+	if len(servers) == 0 {
+		// Where the KDCs are named, the first of them changes passwords too.
+		for _, k := range s.kdcs {
+			host := k[:strings.LastIndexByte(k, ':')]
+			servers = append(servers, fmt.Sprintf("%s:%d", host, kpasswd.Port))
+		}
+	}
+	kp := kpasswd.Client{KDC: x.cl, Servers: servers}
+	fmt.Fprintf(a.err, "The password of %s has expired: choose a new one.\n", x.who)
+	for range 3 {
+		pw, err := a.askNewSecret(x.who.String())
+		if err != nil {
+			return none, err
+		}
+		err = kp.Change(ctx, x.who, x.old, pw)
+		var refused *kpasswd.Refused
+		if errors.As(err, &refused) {
+			fmt.Fprintf(a.err, "%s\n", clean(sentence(refused.Error())))
+			continue
+		}
+		if err != nil {
+			return none, changeError(err)
+		}
+		fmt.Fprintln(a.err, "The password is changed.")
+		return x.cl.Login(ctx, x.who, pw, x.o)
+	}
+	return none, refusedError{errors.New("no new password was taken: the old one stays, and has expired")}
+}
+
+// changeError tells a no from what could not be found out.
+func changeError(err error) error {
+	var denied *kpasswd.Denied
+	if errors.As(err, &denied) {
+		return refusedError{err}
+	}
+	return fmt.Errorf("changing the password: %w", err)
+}
+
+func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] + "." }
+
+func (a *app) renewTicket(ctx context.Context, s *signIn) error {
+	if err := s.kerberos(); err != nil {
+		return err
+	}
+	cache, err := cacheName(s.cache, s.conf)
+	if err != nil {
+		return err
+	}
+	store, err := ccache.Open(cache)
+	if err != nil {
+		return usageError{err}
+	}
+	c, err := store.Read(ctx)
+	if err != nil {
+		return noTickets(err, store.Name())
+	}
+	a.warn(store)
+	old, err := c.TGT()
+	if err != nil {
+		return refusedError{fmt.Errorf("%s: %w", store.Name(), err)}
+	}
+	cl, err := s.client(old.Client.Realm)
+	if err != nil {
+		return err
+	}
+	cred, err := cl.Renew(ctx, old)
+	if err != nil {
+		return s.explain(err, old.Client)
+	}
+	// The other tickets in the cache stay good. A file stays the same one, since
+	// sekishod may have to be able to write it.
+	change := func(c ccache.Cache) (ccache.Cache, error) { return renewed(c, cred), nil }
+	if strings.HasPrefix(store.Name(), "KEYRING:") {
+		err = store.Write(ctx, renewed(c, cred))
+	} else {
+		err = store.Rewrite(ctx, change)
+	}
+	if err != nil {
+		return err
+	}
+	return a.sayTicket("renewed the ticket of", cred, store.Name())
+}
+
+// renewed puts a new ticket-granting ticket in the old one's place.
+func renewed(c ccache.Cache, cred krb.Credential) ccache.Cache {
+	out := c
+	out.Entries = nil
+	placed := false
+	for _, e := range c.Entries {
+		if e.IsTGT(c.Principal.Realm) && e.Client.Equal(c.Principal) {
+			if placed {
+				continue
+			}
+			e, placed = ccache.NewEntry(cred), true
+		}
+		out.Entries = append(out.Entries, e)
+	}
+	if !placed { // somebody else has changed the cache meanwhile
+		out.Entries = append(out.Entries, ccache.NewEntry(cred))
+	}
+	return out
+}
+
+// loginResult is what login prints for programs.
+type loginResult struct {
+	Principal      string     `json:"principal"`
+	Cache          string     `json:"cache"`
+	Expires        time.Time  `json:"expires"`
+	RenewableUntil *time.Time `json:"renewable_until,omitempty"`
+	Forwardable    bool       `json:"forwardable"`
+}
+
+func (a *app) sayTicket(what string, c krb.Credential, cache string) error {
+	r := loginResult{Principal: c.Client.String(), Cache: cache, Expires: c.EndTime.UTC(), Forwardable: c.Flags&krb.FlagForwardable != 0}
+	text := fmt.Sprintf("%s %s until %s", what, c.Client, localTime(c.EndTime))
+	if c.Flags&krb.FlagRenewable != 0 {
+		till := c.RenewTill.UTC()
+		r.RenewableUntil = &till
+		text += ", renewable until " + localTime(till)
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	a.say("%s, in %s", text, cache)
+	return nil
+}
+
+// localTime is for people, in their own zone.
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+func is(err error, k client.Kind) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Kind == k
+}
+
+// explain says what an exchange with the KDC came to, and what to do about it.
+func (s *signIn) explain(err error, who krb.Principal) error {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	no := func(format string, a ...any) error { return refusedError{fmt.Errorf(format, a...)} }
+	asked := "those that DNS names"
+	if len(s.kdcs) > 0 {
+		asked = list(s.kdcs)
+	}
+	switch e.Kind {
+	case client.WrongPassword:
+		return no("the password of %s is wrong", who)
+	case client.UnknownPrincipal:
+		return no("the realm %s knows no %s: check the name, upper and lower case count", who.Realm, who)
+	case client.PasswordExpired:
+		return no("the password of %s has expired, and the KDC does not take the new one yet: try again in a moment", who)
+	case client.Locked:
+		return no("%s is locked: an administrator must unlock it, or it ends by itself after too many wrong passwords", who)
+	case client.AccountExpired:
+		return no("the account %s has expired: an administrator must prolong it", who)
+	case client.Expired:
+		return no("the ticket cannot be renewed: %w: log in again", e)
+	case client.Skew:
+		return errors.New(skewText(e, s.defaults.ClockSkew))
+	case client.Refused, client.UnknownService:
+		return no("no ticket for %s: %w", who, e)
+	case client.Unreachable:
+		return fmt.Errorf("no KDC of %s answers (asked: %s): %w", who.Realm, asked, e)
+	}
+	return fmt.Errorf("no ticket for %s: %w", who, e)
+}
+
+// skewText names the amount, how sure it is, and the mend.
+func skewText(e *client.Error, allowed time.Duration) string {
+	const mend = "set it right, for example with chronyd -q or timedatectl set-ntp true"
+	if e.SkewBound == 0 {
+		return fmt.Sprintf("this machine's clock and that of the KDC %s differ by more than %s: %s", e.KDC, clock.Span(allowed), mend)
+	}
+	way := "behind" // the KDC's minus ours
+	if e.Skew < 0 {
+		way = "ahead of"
+	}
+	return fmt.Sprintf("this machine's clock is %s %s the KDC's (%s, ± %s; %s is allowed): %s",
+		clock.Span(e.Skew), way, e.KDC, clock.Span(e.SkewBound), clock.Span(allowed), mend)
+}
