@@ -8,8 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/jcmturner/gokrb5/v8/crypto"
-	"github.com/jcmturner/gokrb5/v8/crypto/common"
-	"github.com/jcmturner/gokrb5/v8/crypto/etype"
 )
 
 // The encryption types that are accepted (RFC 3962, RFC 8009): no other is,
@@ -117,101 +115,33 @@ func RandomKey(id int32) (Key, error) {
 	return k, nil
 }
 
-// Encrypt is encrypt of RFC 3961 §3 at a key usage of RFC 4120 §7.5.1. Usage 0
-// is what the KDB uses, and what gokrb5's EncryptMessage cannot do: it derives
-// no key there.
+// Encrypt is encrypt of RFC 3961 §3 at a key usage of RFC 4120 §7.5.1.
 func (k Key) Encrypt(usage uint32, plain []byte) ([]byte, error) {
-	et, err := k.etype()
+	u, err := k.At(usage)
 	if err != nil {
 		return nil, err
 	}
-	msg := make([]byte, et.GetConfounderByteSize(), et.GetConfounderByteSize()+len(plain))
-	rand.Read(msg)
-	msg = append(msg, plain...)
-	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(usage))
-	if err != nil {
-		return nil, fmt.Errorf("deriving from a %s failed", k)
-	}
-	_, sealed, err := et.EncryptData(ke, msg)
-	if err != nil {
-		return nil, fmt.Errorf("encrypting with a %s failed", k)
-	}
-	mac, err := k.mac(et, usage, msg, sealed)
-	if err != nil {
-		return nil, err
-	}
-	return append(sealed, mac...), nil
+	return u.Encrypt(plain)
 }
 
 // Decrypt is the inverse of Encrypt. It fails on every change of the ciphertext.
 func (k Key) Decrypt(usage uint32, sealed []byte) ([]byte, error) {
-	et, err := k.etype()
+	u, err := k.At(usage)
 	if err != nil {
 		return nil, err
 	}
-	conf, macLen := et.GetConfounderByteSize(), et.GetHMACBitLength()/8
-	if len(sealed) < conf+macLen {
-		return nil, errors.New("ciphertext is too short")
-	}
-	body, got := sealed[:len(sealed)-macLen], sealed[len(sealed)-macLen:]
-	ke, err := et.DeriveKey(k.Value, common.GetUsageKe(usage))
-	if err != nil {
-		return nil, fmt.Errorf("deriving from a %s failed", k)
-	}
-	msg, err := et.DecryptData(ke, append([]byte(nil), body...))
-	if err != nil || len(msg) < conf {
-		return nil, fmt.Errorf("decrypting with a %s failed", k)
-	}
-	want, err := k.mac(et, usage, msg, body)
-	if err != nil {
-		return nil, err
-	}
-	if !hmac.Equal(got, want) {
-		return nil, fmt.Errorf("not sealed with this %s, or altered", k)
-	}
-	return msg[conf:], nil
-}
-
-// mac is over the plaintext for the types of RFC 3962 (§6) and over a zero
-// cipher state and the ciphertext for those of RFC 8009 (§5).
-func (k Key) mac(et etype.EType, usage uint32, msg, sealed []byte) ([]byte, error) {
-	ki, err := et.DeriveKey(k.Value, common.GetUsageKi(usage))
-	if err != nil {
-		return nil, fmt.Errorf("deriving from a %s failed", k)
-	}
-	h := hmac.New(et.GetHashFunc(), ki)
-	if k.EType == AES256SHA2 || k.EType == AES128SHA2 {
-		h.Write(make([]byte, et.GetConfounderByteSize()))
-		h.Write(sealed)
-	} else {
-		h.Write(msg)
-	}
-	return h.Sum(nil)[:et.GetHMACBitLength()/8], nil
-}
-
-func (k Key) etype() (etype.EType, error) {
-	if err := k.validate(); err != nil {
-		return nil, err
-	}
-	et, err := crypto.GetEtype(k.EType)
-	if err != nil {
-		return nil, fmt.Errorf("encryption type %d: %w", k.EType, err)
-	}
-	return et, nil
+	return u.Decrypt(sealed)
 }
 
 // Checksum is get_mic of RFC 3961 §3 at a key usage, of the key's own checksum
 // type (ChecksumType).
 func (k Key) Checksum(usage uint32, data []byte) ([]byte, error) {
-	et, err := k.etype()
-	if err != nil {
+	if err := k.validate(); err != nil {
 		return nil, err
 	}
-	sum, err := et.GetChecksumHash(k.Value, data, usage)
-	if err != nil {
-		return nil, fmt.Errorf("a checksum with a %s failed", k)
-	}
-	return sum, nil
+	h := hmac.New(hashOf(k.EType), k.derive(usage, deriveChecksum))
+	h.Write(data)
+	return h.Sum(nil)[:macSize(k.EType)], nil
 }
 
 // VerifyChecksum reports whether sum is the Checksum of data, in constant time.
@@ -223,11 +153,16 @@ func (k Key) VerifyChecksum(usage uint32, data, sum []byte) bool {
 // ChecksumType is the number of the checksum type that goes with the key's
 // encryption type (RFC 3961 §6), 0 for a key that is none.
 func (k Key) ChecksumType() int32 {
-	et, err := k.etype()
-	if err != nil {
+	if k.validate() != nil {
 		return 0
 	}
-	return et.GetHashID()
+	switch k.EType {
+	case AES128SHA1:
+		return 15
+	case AES256SHA1:
+		return 16
+	}
+	return k.EType // 19 and 20, as RFC 8009 §7 numbers them
 }
 
 // NewKey makes a Key of a type and value from elsewhere; the value is copied.
