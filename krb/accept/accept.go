@@ -216,7 +216,7 @@ func (a *Acceptor) open(m apReq, server krb.Principal) (encTicket, serviceKey, *
 		return none, serviceKey{}, refused
 	}
 	for _, key := range keys {
-		plain, err := key.Decrypt(usageTicket, m.ticket.cipher)
+		plain, err := key.ticket.Decrypt(m.ticket.cipher)
 		if err != nil {
 			continue
 		}

@@ -37,7 +37,8 @@ type keySet struct {
 
 type serviceKey struct {
 	krb.Key
-	kvno int
+	kvno   int
+	ticket *krb.UsageKey // opens tickets
 }
 
 // Limits and paces.
@@ -86,14 +87,15 @@ func newKeySet(entries []krb.KeytabEntry) (*keySet, error) {
 	}
 	set := &keySet{keys: make(map[string][]serviceKey)}
 	for _, e := range entries {
-		if _, err := krb.NewKey(e.Key.EType, e.Key.Value); err != nil {
+		ticket, err := e.Key.At(usageTicket)
+		if err != nil {
 			return nil, fmt.Errorf("key %d of %s: %w", e.KVNO, e.Principal, err)
 		}
 		name := e.Principal.String()
 		if set.keys[name] == nil {
 			set.names = append(set.names, e.Principal)
 		}
-		set.keys[name] = append(set.keys[name], serviceKey{e.Key, e.KVNO})
+		set.keys[name] = append(set.keys[name], serviceKey{e.Key, e.KVNO, ticket})
 	}
 	for _, list := range set.keys {
 		slices.SortStableFunc(list, func(a, b serviceKey) int { return b.kvno - a.kvno })
