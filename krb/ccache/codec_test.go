@@ -145,7 +145,7 @@ func TestDamage(t *testing.T) {
 		t.Errorf("%d cuts were taken, there are %d ends of credentials", taken, len(whole.Entries))
 	}
 	for n := range mitCache {
-		for _, x := range []byte{1, 2, 4, 8, 16, 32, 64, 128, 255} {
+		for _, x := range []byte{1, 16, 128, 255} {
 			b := bytes.Clone(mitCache)
 			b[n] ^= x
 			c, err := Parse(b)

@@ -425,7 +425,8 @@ func TestLocks(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	time.AfterFunc(100*time.Millisecond, func() { h.Close() })
+	held := h
+	time.AfterFunc(100*time.Millisecond, func() { held.Close() })
 	if _, err := s.Read(ctx); err != nil {
 		t.Errorf("after the lock: %v", err)
 	}
