@@ -175,8 +175,13 @@ int cache_remove(struct call *c)
 		close(dir);
 	}
 	close(at);
-	if (rc == PAM_SUCCESS)
+	if (rc == PAM_SUCCESS) {
+		char mine[MAX_PATH];
+		const char *ccname = pam_getenv(c->pamh, CCACHE_ENV);
+		if (ccname != NULL && cache_name(c, c->state->dir, mine, sizeof mine) && strcmp(ccname, mine) == 0)
+			pam_putenv(c->pamh, CCACHE_ENV);
 		c->state->dir[0] = 0;
+	}
 	return rc;
 }
 

@@ -297,7 +297,7 @@ static int credentials(struct call *c, const char *op)
 	request_field(&q, "session", c->state->session[0] != 0 ? c->state->session : NULL);
 	request_field(&q, "ccname", ticket_of(c, ccname, sizeof ccname));
 	ask(c, &q, &a);
-	bool ok = understood(c, &a, TAKE_SESSION | TAKE_CACHE, &b);
+	bool ok = understood(c, &a, strcmp(op, "delete") == 0 ? TAKE_INFO : TAKE_SESSION | TAKE_CACHE, &b);
 	int rc = verdict(c, &a, credential_codes);
 	ssize_t n = ok && rc == PAM_SUCCESS ? cache_bytes(&a, &data) : 0;
 	if (n < 0 || (n == 0) != (b.dir[0] == 0)) {

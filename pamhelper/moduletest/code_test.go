@@ -9,8 +9,10 @@ import (
 
 // Each answer to each verb has one code, and what is shown to the user is the
 // answer's text.
-func TestCodes(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestCodes(t *testing.T) { each(t, codes) }
+
+func codes(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	for _, tc := range []struct {
 		call, verb string
@@ -89,8 +91,10 @@ func TestCodes(t *testing.T) {
 }
 
 // The fields of each request are what door/pam expects, and all that PAM knows.
-func TestRequests(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestRequests(t *testing.T) { each(t, requests) }
+
+func requests(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth", prompt("password Password: "), yes("login "+token))
 	d.plan("account", yes())
@@ -122,16 +126,20 @@ func TestRequests(t *testing.T) {
 }
 
 // Items that are empty or absent are no fields.
-func TestAbsentItems(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestAbsentItems(t *testing.T) { each(t, absentItems) }
+
+func absentItems(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth", yes())
 	wants(t, v.start(t, dir, "rhost=", "putenv=SSH_AUTH_INFO_0=", "auth"), rc("auth", 0))
 	wants(t, d.heard(), "auth user=alice service=svc")
 }
 
-func TestUsers(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestUsers(t *testing.T) { each(t, users) }
+
+func users(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth", yes())
 	for user, code := range map[string]int{"": userUnknown, strings.Repeat("u", 257): userUnknown, strings.Repeat("u", 256): success,
@@ -154,16 +162,20 @@ func TestUsers(t *testing.T) {
 }
 
 // A program that puts another user in place of the one who signs in gets no yes.
-func TestTheUserChangesMeanwhile(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestTheUserChangesMeanwhile(t *testing.T) { each(t, theUserChangesMeanwhile) }
+
+func theUserChangesMeanwhile(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth", prompt("password Password: "), yes("login "+token))
 	wants(t, v.start(t, dir, "rename=root", "reply=x", "auth", "env"), "batch 1", "msg 1 Password: ", rc("auth", authErr))
 	wants(t, d.heard(), "auth user=alice service=svc", "answer a1=x")
 }
 
-func TestOptions(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestOptions(t *testing.T) { each(t, options) }
+
+func options(t *testing.T, v variant) {
+	d := newDoor(t)
 	d.plan("auth", yes())
 	d.plan("account", yes())
 	for options, code := range map[string]int{

@@ -20,10 +20,11 @@ type door struct {
 	path string // of the socket
 	dir  string // its folder; tickets is below
 
-	mu    sync.Mutex
-	plans map[string][]wire.Answer // by the first request's verb: the answers of a conversation, in order
-	asked []wire.Request
-	extra []string // what went wrong in talking
+	mu     sync.Mutex
+	plans  map[string][]wire.Answer // by the first request's "verb op", or verb: the answers of a conversation, in order
+	before func(wire.Request)       // called before a request is answered
+	asked  []wire.Request
+	extra  []string // what went wrong in talking
 }
 
 // newDoor listens in a folder of its own until the test ends.
@@ -106,9 +107,16 @@ func (d *door) talk(c net.Conn) {
 		d.mu.Lock()
 		d.asked = append(d.asked, r)
 		if i == 0 {
-			plan = d.plans[r.Verb]
+			var ok bool
+			if plan, ok = d.plans[r.Verb+" "+r.Get("op")]; !ok {
+				plan = d.plans[r.Verb]
+			}
 		}
+		before := d.before
 		d.mu.Unlock()
+		if before != nil {
+			before(r)
+		}
 		if i >= len(plan) {
 			d.note("nothing is planned for " + r.Verb)
 			return
@@ -134,7 +142,7 @@ func (d *door) note(s string) {
 	d.extra = append(d.extra, s)
 }
 
-// plan says how conversations that begin with verb go.
+// plan says how conversations go that begin with verb, or with "verb op".
 func (d *door) plan(verb string, answers ...wire.Answer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +56,13 @@ func valgrind(t testing.TB) variant {
 	return v
 }
 
+// each runs a test of the module as it is shipped and under the sanitizers.
+func each(t *testing.T, body func(*testing.T, variant)) {
+	t.Helper()
+	t.Run("plain", func(t *testing.T) { body(t, plain(t)) })
+	t.Run("asan", func(t *testing.T) { body(t, asan(t)) })
+}
+
 func module(t testing.TB) string {
 	t.Helper()
 	path, err := testenv.Program("pam_sekisho.so")
@@ -69,7 +77,7 @@ func compile(t testing.TB, name string, flags ...string) string {
 	t.Helper()
 	path := filepath.Join(built, name)
 	args := append([]string{"gcc", "-Wall", "-Wextra", "-Werror", "-o", path, "testdata/host.c"}, flags...)
-	once(t, path, append(args, "-lpam", "-lpam_misc", "-lpthread")...)
+	once(t, path, append(args, "-lpam", "-lpam_misc", "-lpthread", "-rdynamic")...)
 	return path
 }
 
@@ -115,10 +123,12 @@ password required MODULE SOCKET
 session required MODULE SOCKET
 `
 
-// every0 is every with options.
-func withOptions(options string) string { return strings.ReplaceAll(every, "SOCKET", "SOCKET "+options) }
+// withOptions is every with options.
+func withOptions(options string) string {
+	return strings.ReplaceAll(every, "SOCKET", "SOCKET "+options)
+}
 
-// host runs the host program for the user alice in service svc, and returns what it
+// start runs the host program for the user alice in service svc, and returns what it
 // printed, line by line. A report of a sanitizer or valgrind fails the test.
 func (v variant) start(t testing.TB, dir string, args ...string) []string {
 	t.Helper()
@@ -131,14 +141,22 @@ func (v variant) raw(t testing.TB, args ...string) []string {
 	defer cancel()
 	all := append(append(append([]string{}, v.run...), v.host), args...)
 	cmd := exec.CommandContext(ctx, all[0], all[1:]...)
-	cmd.Env = append(append(os.Environ(), "KRB5CCNAME="), v.env...)
+	cmd.Env = append(os.Environ(), v.env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if err != nil || strings.Contains(errs.String(), "ERROR:") {
 		t.Fatalf("%s: %v (%v)\n%s\n%s", v.name, err, errors.Unwrap(ctx.Err()), out.Bytes(), errs.Bytes())
 	}
-	return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	for i := range lines { // the environment has no order
+		n := i
+		for n < len(lines) && strings.HasPrefix(lines[n], "env ") {
+			n++
+		}
+		slices.Sort(lines[i:n])
+	}
+	return lines
 }
 
 // wants compares what was printed.

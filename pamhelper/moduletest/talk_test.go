@@ -10,8 +10,10 @@ import (
 
 // All messages of a round reach the program in one call, in order, and the replies
 // go back in order.
-func TestRounds(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestRounds(t *testing.T) { each(t, rounds) }
+
+func rounds(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth",
 		prompt("info Hello.", "password Password: ", "error Careful.", "visible Token number: "),
@@ -31,10 +33,14 @@ func TestRounds(t *testing.T) {
 		"batch 2", "msg 1 New password: ", "msg 1 Again: ", rc("auth", success))
 }
 
-func TestLimitsOfRounds(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestLimitsOfRounds(t *testing.T) { each(t, limitsOfRounds) }
+
+func limitsOfRounds(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
-	lines := func(n int, l string) []string { return strings.Split(strings.TrimSuffix(strings.Repeat(l+"\n", n), "\n"), "\n") }
+	lines := func(n int, l string) []string {
+		return strings.Split(strings.TrimSuffix(strings.Repeat(l+"\n", n), "\n"), "\n")
+	}
 	rounds := func(n int) (as []wire.Answer) {
 		for range n {
 			as = append(as, prompt("info x"))
@@ -69,8 +75,10 @@ func TestLimitsOfRounds(t *testing.T) {
 	}
 }
 
-func TestReplies(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestReplies(t *testing.T) { each(t, replies) }
+
+func replies(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	d.plan("auth", prompt("password Password: "), yes())
 	ask := "batch 1\nmsg 1 Password: \n"
@@ -116,8 +124,10 @@ password optional pam_unix.so
 password required MODULE SOCKET %[1]s
 `
 
-func TestFirstPass(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestFirstPass(t *testing.T) { each(t, firstPass) }
+
+func firstPass(t *testing.T, v variant) {
+	d := newDoor(t)
 	for _, tc := range []struct {
 		options string
 		answers []wire.Answer
@@ -175,8 +185,10 @@ func TestFirstPass(t *testing.T) {
 		"auth user=alice service=svc", "answer a1=two", "answer a1=three")
 }
 
-func TestChange(t *testing.T) {
-	v, d := plain(t), newDoor(t)
+func TestChange(t *testing.T) { each(t, change) }
+
+func change(t *testing.T, v variant) {
+	d := newDoor(t)
 	dir := v.stack(t, d, every)
 	passwd := func(phase string) string { return "passwd user=alice service=svc phase=" + phase }
 	change := []wire.Answer{prompt("password Current password: "), prompt("new-password New password: ", "new-password Again: "),

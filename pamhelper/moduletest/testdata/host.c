@@ -8,6 +8,7 @@
  *   fd N TARGET        after the argument fds
  *   umask, sigpipe     after the arguments of that name with ?
  *   found N            after grep=
+ *   log PRIORITY TEXT  after the argument logs
  *
  * See run() for the arguments. */
 #define _GNU_SOURCE
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <syslog.h>
 #include <unistd.h>
 
 #include <security/pam_appl.h>
@@ -48,6 +50,37 @@ static void say(const struct host *h, const char *format, ...)
 		return;
 	va_start(ap, format);
 	vdprintf(out, format, ap);
+	va_end(ap);
+}
+
+static bool logs;
+
+/* What libpam would hand to syslogd comes here instead. */
+static void logged(int priority, const char *format, va_list ap)
+{
+	char line[4096];
+	int error = errno;
+	vsnprintf(line, sizeof line, format, ap);
+	errno = error;
+	if (logs)
+		dprintf(out, "log %d %s\n", priority & 7, line);
+	explicit_bzero(line, sizeof line);
+}
+
+void syslog(int priority, const char *format, ...)
+{
+	va_list ap;
+	va_start(ap, format);
+	logged(priority, format, ap);
+	va_end(ap);
+}
+
+void __syslog_chk(int priority, int flag, const char *format, ...)
+{
+	va_list ap;
+	(void)flag;
+	va_start(ap, format);
+	logged(priority, format, ap);
 	va_end(ap);
 }
 
@@ -209,6 +242,8 @@ static void run(struct host *h, int i, bool *threads)
 			pam_putenv(h->pamh, v);
 		else if ((v = after(a, "reply=")) != NULL)
 			h->replies[h->have++] = strdup(v);
+		else if (strcmp(a, "logs") == 0)
+			logs = true;
 		else if (strcmp(a, "noreply") == 0)
 			h->replies[h->have++] = NULL;
 		else if ((v = after(a, "coded=")) != NULL) { /* a reply, as grep= takes it */
@@ -257,8 +292,8 @@ static void run(struct host *h, int i, bool *threads)
 			struct itimerval t = { { 0, atoi(v) }, { 0, atoi(v) } };
 			sigaction(SIGALRM, &s, NULL);
 			setitimer(ITIMER_REAL, &t, NULL);
-		} else if ((v = after(a, "euid=")) != NULL) {
-			if (seteuid((uid_t)atoi(v)) != 0)
+		} else if ((v = after(a, "ruid=")) != NULL) { /* as a setuid program of root's runs */
+			if (setresuid((uid_t)atoi(v), 0, 0) != 0)
 				exit(4);
 		} else if ((v = after(a, "uid=")) != NULL) {
 			uid_t u = (uid_t)atoi(v);
