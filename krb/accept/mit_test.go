@@ -84,9 +84,7 @@ func TestMIT(t *testing.T) {
 				got.Flags&(krb.FlagForwardable|krb.FlagInitial) != krb.FlagForwardable {
 				t.Errorf("%s: %+v", what, got)
 			}
-			if len(got.PAC) == 0 {
-				t.Errorf("%s: no PAC", what)
-			}
+			checkPAC(t, what, a, got)
 			has := "none"
 			if got.Subkey != nil {
 				has = hex.EncodeToString(got.Subkey.Value)
@@ -109,6 +107,33 @@ func TestMIT(t *testing.T) {
 			}
 			checkRefused(t, a, msg, Options{}, Replayed, 34)
 		}
+	}
+}
+
+// checkPAC changes each byte of a PAC that was believed. Only the KDC's signature
+// for itself may change, for which we have no key.
+func checkPAC(t *testing.T, what string, a *Acceptor, got *Accepted) {
+	t.Helper()
+	keys, refused := a.c.Keytab.find(got.Server, int64(got.KVNO), got.EType)
+	if refused != nil || !signedPAC(got.PAC, keys[0].Key) {
+		t.Fatalf("%s: a PAC of %d bytes, %v", what, len(got.PAC), refused)
+	}
+	changed := 0
+	for i := range got.PAC {
+		bad := bytes.Clone(got.PAC)
+		bad[i] ^= 0x40
+		if signedPAC(bad, keys[0].Key) {
+			changed++
+		}
+		if signedPAC(got.PAC[:i], keys[0].Key) {
+			t.Errorf("%s: a PAC cut at %d was believed", what, i)
+		}
+	}
+	if changed < 12 || changed > 24 {
+		t.Errorf("%s: %d bytes can be changed", what, changed)
+	}
+	if signedPAC(got.PAC, randomKey(t, got.EType)) {
+		t.Errorf("%s: signed with any key", what)
 	}
 }
 
@@ -192,7 +217,11 @@ func TestMITRefused(t *testing.T) {
 	if _, err := a.Accept(t.Context(), k.request("kadmin/changepw2"), Options{RequireInitial: true}); err != nil {
 		t.Errorf("initial: %v", err)
 	}
-	// Anonymous and cross-realm.
+	// Post-dated, and not validated: the KDC gives it at once.
+	k.kinit("-S", host, "-s", "2m", "alice")
+	checkRefused(t, a, k.request(host), Options{}, NotYet, 33)
+
+	// Cross-realm.
 	k.kinit("alice@" + otherRealm)
 	checkRefused(t, a, k.request(host), Options{}, ForeignRealm, 12)
 	trusting := k.acceptor(func(c *Config) { c.Realms = []string{otherRealm} })

@@ -33,8 +33,9 @@ type ReplayConfig struct {
 	// Path is the file; beside it are made Path.lock and, for moments, Path.new.
 	// Its directory must be writable by its owner only.
 	Path string
-	// Max is how many marks are kept, 0 is a million (40 MB of file, 80 MB of
-	// memory). When all are in use, further tickets are refused.
+	// Max is how many marks are kept, 0 is a million: 3,300 sign-ins a second with
+	// the default skew (40 MB of file, 80 MB of memory). When all are in use,
+	// further tickets are refused.
 	Max int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time

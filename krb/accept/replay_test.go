@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/sekisho/sekisho/krb"
 )
 
 // machine is one whose clocks and starts the test decides.
@@ -151,6 +153,50 @@ func TestReplayAtOnce(t *testing.T) {
 					yes.Add(1)
 				default:
 					no.Add(1)
+				}
+			})
+		}
+		close(begin)
+		wg.Wait()
+		if yes.Load() != 1 || no.Load() != 199 {
+			t.Errorf("%d yes, %d no", yes.Load(), no.Load())
+		}
+	}
+}
+
+// TestAcceptAtOnce: of 200 who send the same AP-REQ at the same instant one comes in.
+func TestAcceptAtOnce(t *testing.T) {
+	r, err := OpenReplay(ReplayConfig{Path: filepath.Join(t.TempDir(), "replay")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	key := randomKey(t, 18)
+	kt, err := OpenKeytab(writeKeytab(t, krb.KeytabEntry{Principal: host, KVNO: 3, Key: key}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{Keytab: kt, Replay: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		msg := newRequest(t, alice, host, key, 3, time.Now()).make(t)
+		var yes, no atomic.Int32
+		var wg sync.WaitGroup
+		begin := make(chan struct{})
+		for range 200 {
+			wg.Go(func() {
+				<-begin
+				_, err := a.Accept(context.Background(), msg, Options{})
+				var e *Error
+				switch {
+				case err == nil:
+					yes.Add(1)
+				case errors.As(err, &e) && e.Kind == Replayed:
+					no.Add(1)
+				default:
+					t.Error(err)
 				}
 			})
 		}
