@@ -15,10 +15,6 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// defaultMaxToken is above the headers that net/http lets through in one request
-// with others beside it, and above what a Kerberos token with groups in it needs.
-const defaultMaxToken = 64 << 10
-
 // Config is what an HTTP needs.
 type Config struct {
 	// Acceptor judges the tokens. Needed. With RequireBindings it needs Bindings here.
@@ -29,26 +25,18 @@ type Config struct {
 	// Bindings gives the channel bindings that a request's client may have sent: see
 	// ServerBindings. Nil: they are not compared.
 	Bindings func(*http.Request) ([][]byte, error)
-	// MaxToken bounds a token, in bytes before base64; 0 is 64 KiB, at most gss.MaxToken.
-	MaxToken int
 	// Log hears of refusals. Needed.
 	Log *logrus.Entry
 }
 
-func (c Config) validate() (Config, error) {
+func (c Config) validate() error {
 	if c.Acceptor == nil {
-		return c, errors.New("no acceptor")
+		return errors.New("no acceptor")
 	}
 	if c.Log == nil {
-		return c, errors.New("no log")
+		return errors.New("no log")
 	}
-	if c.MaxToken == 0 {
-		c.MaxToken = defaultMaxToken
-	}
-	if c.MaxToken < 0 || c.MaxToken > gss.MaxToken {
-		return c, fmt.Errorf("a token of at most %d bytes: the limit is %d", c.MaxToken, gss.MaxToken)
-	}
-	return c, nil
+	return nil
 }
 
 // HTTP asks for Negotiate (RFC 4559) before a handler is reached.
@@ -56,8 +44,7 @@ type HTTP struct{ c Config }
 
 // NewHTTP checks the configuration.
 func NewHTTP(c Config) (*HTTP, error) {
-	c, err := c.validate()
-	if err != nil {
+	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("spnego: %w", err)
 	}
 	return &HTTP{c}, nil
@@ -94,7 +81,7 @@ func (h *HTTP) Handler(next http.Handler) http.Handler {
 			http.Error(w, sayPlain, http.StatusForbidden)
 			return
 		}
-		token, there, err := h.token(r)
+		token, there, err := requestToken(r)
 		if !there && err == nil {
 			challenge(w, nil, sayAsk, http.StatusUnauthorized)
 			return
@@ -105,11 +92,12 @@ func (h *HTTP) Handler(next http.Handler) http.Handler {
 			c, reply, err = h.accept(r, token)
 		}
 		if err != nil {
-			status, text := h.refusal(err)
+			status, text := refusal(err)
 			h.c.Log.WithError(err).WithFields(logrus.Fields{"remote": r.RemoteAddr, "status": status}).Info("a Negotiate sign-in failed")
 			challenge(w, reply, text, status)
 			return
 		}
+		w.Header().Set("Persistent-Auth", "false") // curl and others would take the connection for signed in
 		if len(reply) > 0 {
 			w.Header().Set("WWW-Authenticate", "Negotiate "+base64.StdEncoding.EncodeToString(reply))
 		}
@@ -119,8 +107,8 @@ func (h *HTTP) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// token is what the Authorization header holds. Another scheme's is no token.
-func (h *HTTP) token(r *http.Request) (token []byte, there bool, err error) {
+// requestToken is what the Authorization header holds. Another scheme's is no token.
+func requestToken(r *http.Request) (token []byte, there bool, err error) {
 	v := r.Header.Values("Authorization")
 	if len(v) == 0 {
 		return nil, false, nil
@@ -128,10 +116,11 @@ func (h *HTTP) token(r *http.Request) (token []byte, there bool, err error) {
 	if len(v) > 1 {
 		return nil, false, errors.New("several Authorization headers")
 	}
-	return parseHeader(v[0], h.c.MaxToken)
+	return parseHeader(v[0])
 }
 
-func parseHeader(v string, limit int) (token []byte, there bool, err error) {
+// parseHeader gives the token behind "Negotiate", at most gss.MaxToken bytes of it.
+func parseHeader(v string) (token []byte, there bool, err error) {
 	scheme, text, _ := strings.Cut(v, " ")
 	if !strings.EqualFold(scheme, "Negotiate") {
 		return nil, false, nil
@@ -140,8 +129,8 @@ func parseHeader(v string, limit int) (token []byte, there bool, err error) {
 	if text == "" {
 		return nil, false, nil
 	}
-	if len(text) > base64.StdEncoding.EncodedLen(limit) {
-		return nil, false, fmt.Errorf("a token of more than %d bytes", limit)
+	if len(text) > base64.StdEncoding.EncodedLen(gss.MaxToken) {
+		return nil, false, fmt.Errorf("a token of more than %d bytes", gss.MaxToken)
 	}
 	if strings.ContainsAny(text, "\r\n") { // which the decoder would skip
 		return nil, false, errors.New("the token is not base64")
@@ -181,12 +170,13 @@ func challenge(w http.ResponseWriter, token []byte, text string, status int) {
 		v += " " + base64.StdEncoding.EncodeToString(token)
 	}
 	w.Header().Set("WWW-Authenticate", v)
+	w.Header().Set("Persistent-Auth", "false")
 	http.Error(w, text, status)
 }
 
 // refusal is what the client is told of an error. The offset of the clocks is no secret,
 // and the authenticator that shows it was genuine.
-func (h *HTTP) refusal(err error) (status int, text string) {
+func refusal(err error) (status int, text string) {
 	var e *accept.Error
 	if !errors.As(err, &e) {
 		return http.StatusUnauthorized, sayRefused

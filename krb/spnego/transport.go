@@ -2,11 +2,10 @@ package spnego
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
-
-	"encoding/base64"
 
 	"github.com/sekisho/sekisho/krb"
 	"github.com/sekisho/sekisho/krb/gss"
@@ -79,7 +78,7 @@ func (t *Transport) begin(r *http.Request) (*Initiator, error) {
 // proved takes the server's token from its response.
 func proved(i *Initiator, resp *http.Response) error {
 	for _, v := range resp.Header.Values("WWW-Authenticate") {
-		token, there, err := parseHeader(v, gss.MaxToken)
+		token, there, err := parseHeader(v)
 		if err != nil {
 			return err
 		}

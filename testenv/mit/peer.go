@@ -20,6 +20,9 @@ import (
 //go:embed testdata/peer.c
 var peerSource string
 
+//go:embed testdata/othermech.c
+var otherMechSource string
+
 // Peer is a running testdata/peer.c.
 type Peer struct {
 	in  io.WriteCloser
@@ -29,13 +32,30 @@ type Peer struct {
 // BuildPeer compiles the program.
 func BuildPeer(t testing.TB) string {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "peer")
-	cmd := exec.CommandContext(within(t, time.Minute), "gcc", "-Wall", "-Werror", "-x", "c", "-o", bin, "-", "-lgssapi_krb5")
-	cmd.Stdin = strings.NewReader(peerSource)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
+	return compile(t, "peer", peerSource, "-lgssapi_krb5")
+}
+
+// OtherMech compiles a mechanism that Kerberos is not, and gives the environment that
+// has MIT's library load it.
+func OtherMech(t testing.TB) string {
+	t.Helper()
+	so := compile(t, "othermech.so", otherMechSource, "-shared", "-fPIC")
+	conf := filepath.Join(filepath.Dir(so), "mech")
+	if err := os.WriteFile(conf, []byte("other 1.3.6.1.4.1.999 "+so+"\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	return bin
+	return "GSS_MECH_CONFIG=" + conf
+}
+
+func compile(t testing.TB, name, source string, more ...string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), name)
+	cmd := exec.CommandContext(within(t, time.Minute), "gcc", append([]string{"-Wall", "-Werror", "-o", out, "-x", "c", "-", "-x", "none"}, more...)...)
+	cmd.Stdin = strings.NewReader(source)
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, msg)
+	}
+	return out
 }
 
 // StartPeer runs it; testdata/peer.c says how it is called.

@@ -2,9 +2,10 @@
  * A GSS-API peer over MIT's library, driven line by line on standard input, for
  * the tests: cc -o peer peer.c -lgssapi_krb5
  *
- *   peer init   krb5|spnego FLAGS BINDINGS TARGET     TARGET: service@host
+ *   peer init   krb5|spnego|other FLAGS BINDINGS TARGET     TARGET: service@host
  *   peer accept krb5|spnego BINDINGS
  *
+ * other is SPNEGO with the mechanism of othermech.c before Kerberos in its list.
  * FLAGS is GSS-API's ret_flags in hex, BINDINGS text or "-". An initiator begins by
  * answering; then each line on standard input gets an answer of some lines and ".":
  *
@@ -26,6 +27,10 @@
 
 static gss_OID_desc krb5_oid = { 9, "\x2a\x86\x48\x86\xf7\x12\x01\x02\x02" };
 static gss_OID_desc spnego_oid = { 6, "\x2b\x06\x01\x05\x05\x02" };
+static gss_OID_desc other_first[] = {
+	{ 7, "\x2b\x06\x01\x04\x01\x87\x67" },
+	{ 9, "\x2a\x86\x48\x86\xf7\x12\x01\x02\x02" },
+};
 
 static gss_ctx_id_t ctx = GSS_C_NO_CONTEXT;
 static gss_cred_id_t delegated = GSS_C_NO_CREDENTIAL;
@@ -141,6 +146,19 @@ step(gss_buffer_t in)
 	established(src, flags);
 }
 
+static int
+prefer_other(void)
+{
+	OM_uint32 maj, min;
+	gss_OID_set_desc spnego = { 1, &spnego_oid }, list = { 2, other_first };
+
+	maj = gss_acquire_cred(&min, GSS_C_NO_NAME, 0, &spnego, GSS_C_INITIATE, &own, NULL, NULL);
+	if (failed(maj, min))
+		return 1;
+	maj = gss_set_neg_mechs(&min, own, &list);
+	return failed(maj, min);
+}
+
 static void
 store(char *where)
 {
@@ -205,7 +223,9 @@ main(int argc, char **argv)
 	if (argc < 4)
 		return 2;
 	initiator = strcmp(argv[1], "init") == 0;
-	mech = strcmp(argv[2], "spnego") == 0 ? &spnego_oid : &krb5_oid;
+	mech = strcmp(argv[2], "krb5") == 0 ? &krb5_oid : &spnego_oid;
+	if (strcmp(argv[2], "other") == 0 && prefer_other())
+		return 2;
 	bind = argv[3];
 	if (initiator) {
 		gss_buffer_desc b;
