@@ -19,12 +19,16 @@ type KDCConfig struct {
 	Dir string
 	// Realm is the Kerberos realm; default EXAMPLE.ORG, for the hosts of example.org.
 	Realm string
-	// Addr is its IP:port; default 203.0.113.1:88, which every host reaches.
+	// Addr is its IP:port; default 203.0.113.1:88, which every host reaches, or
+	// port 88 of Host.
 	Addr string
+	// Host is where krb5kdc runs; nil is the sandbox itself. The KDC's clock moves
+	// with the host's, if MoveClock was called before.
+	Host *Host
 }
 
-// KDC is MIT's krb5kdc with a database of files, in the sandbox itself: for tests
-// that need tickets and no directory.
+// KDC is MIT's krb5kdc with a database of files: for tests that need tickets and
+// no directory.
 type KDC struct {
 	Realm string
 	Addr  string
@@ -32,6 +36,7 @@ type KDC struct {
 	KRB5Conf string
 
 	dir    string
+	host   *Host
 	daemon *Daemon
 }
 
@@ -45,8 +50,11 @@ func StartKDC(ctx context.Context, c KDCConfig) (*KDC, error) {
 	}
 	if c.Addr == "" {
 		c.Addr = bridgeAddr + ":88"
+		if c.Host != nil {
+			c.Addr = c.Host.Addr.String() + ":88"
+		}
 	}
-	k := &KDC{Realm: c.Realm, Addr: c.Addr, KRB5Conf: filepath.Join(c.Dir, "krb5.conf"), dir: c.Dir}
+	k := &KDC{Realm: c.Realm, Addr: c.Addr, KRB5Conf: filepath.Join(c.Dir, "krb5.conf"), dir: c.Dir, host: c.Host}
 	domain := strings.ToLower(c.Realm)
 	const etypes = "aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha256-128 aes128-cts-hmac-sha1-96"
 	conf := fmt.Sprintf(`[libdefaults]
@@ -97,7 +105,11 @@ func StartKDC(ctx context.Context, c KDCConfig) (*KDC, error) {
 
 // Start starts the KDC again after Close.
 func (k *KDC) Start(ctx context.Context) (err error) {
-	k.daemon, err = StartDaemon(ctx, DaemonConfig{Path: "/usr/sbin/krb5kdc", Args: []string{"-n", "-r", k.Realm}, Env: k.env(),
+	start := StartDaemon
+	if k.host != nil {
+		start = k.host.Start
+	}
+	k.daemon, err = start(ctx, DaemonConfig{Path: "/usr/sbin/krb5kdc", Args: []string{"-n", "-r", k.Realm}, Env: k.env(),
 		Ready: func(ctx context.Context) error {
 			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", k.Addr)
 			if err == nil {

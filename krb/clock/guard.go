@@ -1,7 +1,9 @@
 package clock
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,8 +37,9 @@ type Guard struct {
 	stepped string        // the step that nobody has looked at the clocks since
 	looks   int
 	servers []*server
-	peers   []*answer // KDCs and directory servers
-	state   State     // of the last judgement
+	peers   []*peer           // KDCs and directory servers
+	names   map[string]string // what an IP:port is called, as AskKDC found
+	state   State             // of the last judgement
 	culprit Clock
 }
 
@@ -45,6 +48,13 @@ type answer struct {
 	Clock
 	offset, bound time.Duration
 	at            time.Duration // by the monotonic clock
+}
+
+// peer is a KDC or a directory server.
+type peer struct {
+	answer
+	heard bool
+	why   string // it was not heard
 }
 
 // server is a time server.
@@ -72,7 +82,7 @@ func New(c Config) (*Guard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring the clock guard: %w", err)
 	}
-	g := &Guard{c: c, start: time.Now(), wake: make(chan struct{}, 1)}
+	g := &Guard{c: c, start: time.Now(), wake: make(chan struct{}, 1), names: map[string]string{}}
 	g.ahead = g.lead()
 	for _, s := range c.Servers {
 		addr, err := serverAddr(s)
@@ -93,35 +103,85 @@ func (g *Guard) lead() time.Duration { return g.c.Now().Round(0).Sub(g.start.Rou
 // Observe takes note of a KDC's clock as an answer of its showed it: it was
 // offset ahead of this machine's (negative: behind), give or take bound, which
 // includes the answer's resolution and the time it may have been on its way.
+// source is host, host:port or IP:port; what AskKDC has reached at that address
+// is the same KDC.
 func (g *Guard) Observe(source string, offset, bound time.Duration) {
-	g.observe(Clock{KDC, clean(source)}, offset, bound)
+	g.observe(KDC, source, offset, bound)
 }
 
 // ObserveDirectory is Observe for a directory server.
 func (g *Guard) ObserveDirectory(source string, offset, bound time.Duration) {
-	g.observe(Clock{Directory, clean(source)}, offset, bound)
+	g.observe(Directory, source, offset, bound)
 }
 
-func (g *Guard) observe(c Clock, offset, bound time.Duration) {
+func (g *Guard) observe(k Kind, source string, offset, bound time.Duration) {
 	if bound < 0 || bound > g.maxBound() {
 		return // too unsure to tell anything
 	}
 	g.mu.Lock()
 	g.notice()
 	now := g.mono()
-	a := &answer{c, offset, max(bound, minBound), now}
-	if i := slices.IndexFunc(g.peers, func(p *answer) bool { return p.Clock == c }); i >= 0 {
-		old := g.peers[i]
-		aged := old.aged(now)
-		if now-old.at < maxAge && aged < a.bound && around(old.offset, aged).overlaps(around(offset, a.bound)) {
-			a = &answer{c, old.offset, aged, now} // known better already, and still so
-		}
-		g.peers = slices.Delete(g.peers, i, i+1)
+	p := g.peer(k, source)
+	if old := around(p.offset, p.aged(now)); p.heard && now-p.at < maxAge && old.overlaps(around(offset, bound)) {
+		// Not moved since: it is where both answers say.
+		both := interval{max(old.lo, offset-bound), min(old.hi, offset+bound)}
+		offset, bound = both.mid(), both.bound()
 	}
-	g.peers = append(g.peers, a)
-	g.drop(c.Kind)
+	p.heard, p.why, p.answer = true, "", answer{p.Clock, offset, max(bound, minBound), now}
 	g.mu.Unlock()
 	g.judge()
+}
+
+// Missed takes note that a KDC or directory server could not be asked. Its last
+// answer counts as long as it is young.
+func (g *Guard) Missed(k Kind, source string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.peer(k, source).why = err.Error()
+}
+
+// AskKDC asks one KDC (host:port) of the realm the time, and takes note of what
+// it says; for Config.Probe. It ends with ctx or after some seconds.
+func (g *Guard) AskKDC(ctx context.Context, addr, realm string) error {
+	offset, bound, from, err := askKDC(ctx, addr, realm, g.c.Now)
+	if err != nil {
+		g.Missed(KDC, addr, err)
+		return err
+	}
+	g.mu.Lock()
+	if name := shortName(KDC, from); name != shortName(KDC, addr) && len(g.names) < maxPeers {
+		g.names[name] = shortName(KDC, addr)
+		g.peers = slices.DeleteFunc(g.peers, func(p *peer) bool { return p.Clock == Clock{KDC, name} })
+	}
+	g.mu.Unlock()
+	g.Observe(addr, offset, bound)
+	return nil
+}
+
+// shortName is a source as it is shown: without the usual port.
+func shortName(k Kind, source string) string {
+	source = clean(source)
+	if k == KDC {
+		if host, port, err := net.SplitHostPort(source); err == nil && port == "88" {
+			return host
+		}
+	}
+	return source
+}
+
+// peer is the peer of that name, made if there is none. With mu held.
+func (g *Guard) peer(k Kind, source string) *peer {
+	name := shortName(k, source)
+	if other, ok := g.names[name]; ok && k == KDC {
+		name = other
+	}
+	if i := slices.IndexFunc(g.peers, func(p *peer) bool { return p.Clock == Clock{k, name} }); i >= 0 {
+		return g.peers[i]
+	}
+	p := &peer{answer: answer{Clock: Clock{k, name}}}
+	g.peers = append(g.peers, p)
+	g.drop(k)
+	return p
 }
 
 // drop forgets the oldest peer of a kind when there are too many. With mu held.
@@ -133,8 +193,13 @@ func (g *Guard) drop(k Kind) {
 		}
 	}
 	if n > maxPeers {
-		i := slices.IndexFunc(g.peers, func(p *answer) bool { return p.Kind == k })
-		g.peers = slices.Delete(g.peers, i, i+1)
+		oldest := -1
+		for i, p := range g.peers[:len(g.peers)-1] { // the last is new
+			if p.Kind == k && (oldest < 0 || p.at < g.peers[oldest].at) {
+				oldest = i
+			}
+		}
+		g.peers = slices.Delete(g.peers, oldest, oldest+1)
 	}
 }
 
@@ -228,8 +293,12 @@ func (g *Guard) sources(now time.Duration) []Source {
 	}
 	for _, k := range []Kind{KDC, Directory} {
 		for _, p := range g.peers {
-			if p.Kind == k && now-p.at < maxAge && p.aged(now) <= g.maxBound() {
-				out = append(out, source(p))
+			switch {
+			case p.Kind != k:
+			case p.heard && now-p.at < maxAge && p.aged(now) <= g.maxBound():
+				out = append(out, source(&p.answer))
+			case p.why != "":
+				out = append(out, Source{Clock: p.Clock, Verdict: Silent, Why: p.why})
 			}
 		}
 	}

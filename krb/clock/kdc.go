@@ -31,38 +31,50 @@ const (
 //
 // The answer is not authenticated: who sits on the path can lie here.
 func ProbeKDC(ctx context.Context, addr, realm string, now func() time.Time) (offset, bound time.Duration, err error) {
-	fail := func(err error) (time.Duration, time.Duration, error) {
-		return 0, 0, fmt.Errorf("asking the KDC %s the time: %w", addr, err)
+	offset, bound, _, err = askKDC(ctx, addr, realm, now)
+	return offset, bound, err
+}
+
+// askKDC is ProbeKDC, and tells the IP:port that answered.
+func askKDC(ctx context.Context, addr, realm string, now func() time.Time) (offset, bound time.Duration, from string, err error) {
+	msg, err := question(realm)
+	if err == nil {
+		offset, bound, from, err = probe(ctx, "tcp", addr, realm, msg, now)
+		if err != nil {
+			var again error
+			if offset, bound, from, again = probe(ctx, "udp", addr, realm, msg, now); again != nil {
+				err = fmt.Errorf("%w; %w", err, again)
+			} else {
+				err = nil
+			}
+		}
 	}
+	if err != nil {
+		return 0, 0, "", fmt.Errorf("asking the KDC %s the time: %w", clean(addr), err)
+	}
+	return offset, bound, from, nil
+}
+
+// question is an AS-REQ for nobody.
+func question(realm string) ([]byte, error) {
 	if _, err := krb.NewPrincipal(probeName, realm); err != nil {
-		return fail(err)
+		return nil, err
 	}
 	cfg := config.New()
 	cfg.LibDefaults.DefaultRealm = realm
 	req, err := messages.NewASReqForTGT(realm, cfg, types.PrincipalName{NameType: 1, NameString: []string{probeName}})
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	msg, err := req.Marshal()
-	if err != nil {
-		return fail(err)
-	}
-	offset, bound, err = probe(ctx, "tcp", addr, realm, msg, now)
-	if err != nil {
-		var again error
-		if offset, bound, again = probe(ctx, "udp", addr, realm, msg, now); again != nil {
-			return fail(fmt.Errorf("%w; %w", err, again))
-		}
-	}
-	return offset, bound, nil
+	return req.Marshal()
 }
 
-func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (offset, bound time.Duration, err error) {
+func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (offset, bound time.Duration, from string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, kdcTimeout)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -73,14 +85,14 @@ func probe(ctx context.Context, network, addr, realm string, msg []byte, now fun
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no answer by %s in %s", network, Span(kdcTimeout))
 		}
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	took := time.Since(start)
 	theirs, resolution, err := kdcTime(body, realm)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
-	return theirs.Sub(wall.Add(took / 2)), took/2 + resolution, nil
+	return theirs.Sub(wall.Add(took / 2)), took/2 + resolution, conn.RemoteAddr().String(), nil
 }
 
 func exchangeKDC(conn net.Conn, network string, msg []byte) ([]byte, error) {
@@ -125,8 +137,11 @@ func kdcTime(body []byte, realm string) (t time.Time, resolution time.Duration, 
 		return time.Time{}, 0, fmt.Errorf("the answer is of realm %.80q, not %s", clean(e.Realm), realm)
 	case e.Susec < 0 || e.Susec > 999_999 || e.STime.Year() < 1970 || e.STime.Year() > 2200:
 		return time.Time{}, 0, errors.New("the answer has no time that makes sense")
-	case e.Susec == 0: // most likely one that says seconds only
-		return e.STime.Add(time.Second / 2), time.Second/2 + minBound, nil
 	}
-	return e.STime.Add(time.Duration(e.Susec) * time.Microsecond), minBound, nil
+	// MIT's KDC reads its clock once a second and then counts up by a microsecond
+	// an answer (krb5_crypto_us_timeofday), and others say seconds only: it is
+	// somewhere between what it says and the end of that second.
+	said := time.Duration(e.Susec) * time.Microsecond
+	half := (time.Second - said) / 2
+	return e.STime.Add(said + half), half + minBound, nil
 }

@@ -1,0 +1,187 @@
+package clock
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/types"
+)
+
+const testRealm = "EXAMPLE.ORG"
+
+// krbError is what a KDC says whose clock is ahead by offset.
+func krbError(t testing.TB, offset time.Duration, change func(*messages.KRBError)) []byte {
+	t.Helper()
+	e := messages.NewKRBError(types.NewPrincipalName(2, "krbtgt/"+testRealm), testRealm, 6, "CLIENT_NOT_FOUND")
+	at := time.Now().Add(offset).UTC()
+	e.STime, e.Susec = at.Truncate(time.Second), at.Nanosecond()/1000
+	if change != nil {
+		change(&e)
+	}
+	b, err := e.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// fakeKDC answers each question by TCP with what answer gives; nil: not at all.
+func fakeKDC(t *testing.T, answer func() []byte) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { l.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var head [4]byte
+			if _, err := io.ReadFull(c, head[:]); err == nil {
+				io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[:])))
+				c.Write(answer())
+			}
+			c.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func framed(b []byte) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...) }
+
+func TestProbeFakeKDC(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		answer func() []byte
+		offset time.Duration
+		fails  string
+	}{
+		{"right", func() []byte { return framed(krbError(t, 0, nil)) }, 0, ""},
+		{"ahead", func() []byte { return framed(krbError(t, 10*time.Minute, nil)) }, 10 * time.Minute, ""},
+		{"years behind", func() []byte { return framed(krbError(t, -30*365*24*time.Hour, nil)) }, -30 * 365 * 24 * time.Hour, ""},
+		{"counts microseconds", func() []byte { // as MIT's, which reads its clock once a second
+			return framed(krbError(t, 10*time.Minute, func(e *messages.KRBError) { e.Susec /= 3 }))
+		}, 10 * time.Minute, ""},
+		{"whole seconds", func() []byte {
+			return framed(krbError(t, 10*time.Minute, func(e *messages.KRBError) { e.Susec = 0 }))
+		}, 10 * time.Minute, ""},
+		{"another realm", func() []byte {
+			return framed(krbError(t, 0, func(e *messages.KRBError) { e.Realm = "EVIL\x1b.ORG" }))
+		}, 0, "of realm \"EVIL?.ORG\""},
+		{"microseconds", func() []byte {
+			return framed(krbError(t, 0, func(e *messages.KRBError) { e.Susec = 1_000_000 }))
+		}, 0, "no time that makes sense"},
+		{"too long", func() []byte { return []byte{0x7f, 0xff, 0xff, 0xff} }, 0, "too long"},
+		{"cut", func() []byte { return framed(krbError(t, 0, nil))[:40] }, 0, "EOF"},
+		{"nothing", func() []byte { return nil }, 0, "EOF"},
+		{"rubbish", func() []byte { return framed([]byte("HTTP/1.0 200 OK\r\n\r\n")) }, 0, "not a Kerberos error"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			addr := fakeKDC(t, tc.answer)
+			offset, bound, err := ProbeKDC(context.Background(), addr, testRealm, time.Now)
+			if tc.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.fails) || !strings.Contains(err.Error(), addr) {
+					t.Errorf("%s ± %s, %v, want %q", offset, bound, err, tc.fails)
+				}
+				return
+			}
+			if err != nil || (offset-tc.offset).Abs() > bound || bound > 2*time.Second {
+				t.Errorf("%s ± %s, %v, want %s", offset, bound, err, tc.offset)
+			}
+		})
+	}
+	if _, _, err := ProbeKDC(context.Background(), "127.0.0.1:1", "NO REALM", time.Now); err == nil {
+		t.Error("asked for a realm that is none")
+	}
+}
+
+// A KDC that hangs costs its time and no more, and less when the context ends.
+func TestProbeHungKDC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // connections are made, and nobody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	u, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	begin := time.Now()
+	_, _, err = ProbeKDC(context.Background(), l.Addr().String(), testRealm, time.Now)
+	if err == nil || !strings.Contains(err.Error(), "no answer by tcp in 2.0 s; no answer by udp in 2.0 s") || time.Since(begin) > 6*time.Second {
+		t.Errorf("%v after %s", err, time.Since(begin))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	begin = time.Now()
+	if _, _, err := ProbeKDC(ctx, l.Addr().String(), testRealm, time.Now); err == nil || time.Since(begin) > time.Second {
+		t.Errorf("%v after %s", err, time.Since(begin))
+	}
+}
+
+// What AskKDC reaches by name and another reports by address is one KDC.
+func TestOneKDCOfTwoNames(t *testing.T) {
+	addr := fakeKDC(t, func() []byte { return framed(krbError(t, 10*time.Minute, nil)) })
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := New(Config{Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Observe(addr, 0, time.Second)
+	name := "localhost:" + port
+	if err := g.AskKDC(context.Background(), name, testRealm); err != nil {
+		t.Fatal(err)
+	}
+	s := g.Status()
+	if len(s.Sources) != 1 || s.Sources[0].Name != name || s.State != Beyond {
+		t.Errorf("%+v", s)
+	}
+	g.Observe(addr, 0, 10*time.Millisecond)
+	if s := g.Status(); len(s.Sources) != 1 || s.Sources[0].Name != name || s.State != Good {
+		t.Errorf("%+v", s)
+	}
+	if err := g.AskKDC(context.Background(), "127.0.0.1:1", testRealm); err == nil {
+		t.Error("nobody is a KDC")
+	}
+	if s := g.Status(); s.State != Good {
+		t.Errorf("%+v", s)
+	}
+	g.judge()
+	s = g.Status()
+	if len(s.Sources) != 2 || s.Sources[1].Verdict != Silent || s.Sources[1].Why == "" {
+		t.Errorf("%+v", s)
+	}
+	g.Observe("kdc2.example.org:88", 0, time.Second)
+	if s := g.Status(); s.Sources[2].Name != "kdc2.example.org" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Any bytes are an error or a time, and never a panic.
+func FuzzKDCTime(f *testing.F) {
+	f.Add(krbError(f, 0, nil))
+	f.Add(krbError(f, 0, func(e *messages.KRBError) { e.Susec = 0 }))
+	f.Add([]byte{0x7e, 0x00})
+	f.Add([]byte{0x7e, 0x84, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		at, resolution, err := kdcTime(b, testRealm)
+		if err == nil && (at.Year() < 1970 || at.Year() > 2201 || resolution <= 0 || resolution > time.Second) {
+			t.Errorf("%s ± %s", at, resolution)
+		}
+	})
+}
