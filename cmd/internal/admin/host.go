@@ -111,11 +111,14 @@ func (d *Directory) RemoveHost(ctx context.Context, name string) error {
 	if err := d.writable("host"); err != nil {
 		return err
 	}
-	e, err := d.find(ctx, d.hosts(), name, "1.1")
+	h, err := d.Host(ctx, name)
 	if err != nil {
 		return err
 	}
-	return d.c.Client.Delete(ctx, e.DN)
+	if err := d.removePrincipal(ctx, h); err != nil { // first, so that none is left without its host
+		return err
+	}
+	return d.c.Client.Delete(ctx, h.DN)
 }
 
 func (d *Directory) hostAttrs() []string {
