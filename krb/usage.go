@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"sync"
 )
 
 // UsageKey is a Key at one key usage (RFC 4120 §7.5.1). Key's methods derive keys
@@ -90,7 +91,6 @@ func (u *UsageKey) appendMAC(to, msg, body []byte) []byte {
 // derive gives Kc, Ke or Ki of a valid key. For the types of RFC 3962 Ki and Kc are
 // as long as the key, for those of RFC 8009 as long as the checksum.
 func (k Key) derive(usage uint32, kind byte) []byte {
-	constant := append(binary.BigEndian.AppendUint32(nil, usage), kind)
 	if k.EType == AES128SHA2 || k.EType == AES256SHA2 {
 		size := macSize(k.EType)
 		if kind == deriveEncryption {
@@ -99,8 +99,7 @@ func (k Key) derive(usage uint32, kind byte) []byte {
 		// KDF-HMAC-SHA2 (RFC 8009 §3): one block of it is enough.
 		h := hmac.New(hashOf(k.EType), k.Value)
 		h.Write([]byte{0, 0, 0, 1})
-		h.Write(constant)
-		h.Write([]byte{0})
+		h.Write(append(binary.BigEndian.AppendUint32(nil, usage), kind, 0))
 		h.Write(binary.BigEndian.AppendUint32(nil, uint32(8*size)))
 		return h.Sum(nil)[:size]
 	}
@@ -109,7 +108,7 @@ func (k Key) derive(usage uint32, kind byte) []byte {
 	if err != nil {
 		panic("krb: a valid key has no cipher")
 	}
-	out, in := make([]byte, len(k.Value)), nfold(constant, aes.BlockSize)
+	out, in := make([]byte, len(k.Value)), foldedConstant(usage, kind)
 	for at := 0; at < len(out); at += aes.BlockSize {
 		block.Encrypt(out[at:], in)
 		in = out[at:]
@@ -136,6 +135,22 @@ func macSize(etype int32) int {
 		return 24
 	}
 	return 12
+}
+
+// folded keeps what foldedConstant made: to fold takes longer than all else that
+// a key is derived with, and few usages are ever asked for, all by our own code.
+var folded sync.Map // [5]byte to []byte
+
+func foldedConstant(usage uint32, kind byte) []byte {
+	var constant [5]byte
+	binary.BigEndian.PutUint32(constant[:], usage)
+	constant[4] = kind
+	if f, ok := folded.Load(constant); ok {
+		return f.([]byte)
+	}
+	f := nfold(constant[:], aes.BlockSize)
+	folded.Store(constant, f)
+	return f
 }
 
 // nfold stretches in to n bytes (RFC 3961 §5.1): copies of it, each turned to the

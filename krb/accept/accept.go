@@ -14,6 +14,7 @@ package accept
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -314,10 +315,9 @@ func (a *Acceptor) allow(got *Accepted, t encTicket, o Options, now time.Time) *
 // spend marks the authenticator as used. The mark is over what the session key
 // seals: nothing that can be rewritten, as the server's name outside, is in it.
 func (a *Acceptor) spend(ctx context.Context, got *Accepted, sealed []byte) *Error {
-	h := sha256.New()
-	fmt.Fprintf(h, "sekisho authenticator %q %d ", got.Client.String(), got.CTime.UnixMicro())
-	h.Write(sealed)
-	fresh, err := a.c.Replay.Spend(ctx, [32]byte(h.Sum(nil)), got.CTime, got.CTime.Add(a.c.Skew))
+	b := append([]byte("sekisho authenticator "), got.Client.String()...)
+	b = binary.BigEndian.AppendUint64(append(b, 0), uint64(got.CTime.UnixMicro()))
+	fresh, err := a.c.Replay.Spend(ctx, sha256.Sum256(append(b, sealed...)), got.CTime, got.CTime.Add(a.c.Skew))
 	switch {
 	case err != nil:
 		return refuse(Unknown, codeGeneric, "whether the authenticator of %s was used before: %w", got.Client, err)

@@ -31,11 +31,11 @@ func gssTokens(b *testing.B, n int) (k *kdc, path string, reqs [][]byte) {
 		token := raw[4 : 4+size]
 		raw = raw[4+size:]
 		// [APPLICATION 0] { OID, 01 00, AP-REQ } (RFC 4121 §4.1)
-		_, body, _, ok := element(token)
+		_, body, _, ok := split(token)
 		if !ok {
 			b.Fatal("not a token")
 		}
-		_, _, body, _ = element(body)
+		_, _, body, _ = split(body)
 		reqs = append(reqs, body[2:])
 	}
 	return k, path, reqs

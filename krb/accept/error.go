@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // Error codes (RFC 4120 §7.5.9).
@@ -83,20 +82,4 @@ func (e *Error) Unwrap() error { return e.Err }
 // refuse makes an Error; its text is the cause's.
 func refuse(kind Kind, code int32, format string, args ...any) *Error {
 	return &Error{Kind: kind, Code: code, Err: fmt.Errorf(format, args...)}
-}
-
-// KRBError is the KRB-ERROR message for the peer (RFC 4120 §5.9.1), DER: the
-// code, our time and our name, and nothing of the cause.
-func (e *Error) KRBError() []byte {
-	var b cryptobyte.Builder
-	addApplication(&b, appKRBError, func(b *cryptobyte.Builder) {
-		addInt(b, 0, pvno)
-		addInt(b, 1, msgKRBError)
-		addTime(b, 4, e.stime)
-		addInt(b, 5, int64(e.stime.Nanosecond()/1000))
-		addInt(b, 6, int64(e.Code))
-		addField(b, 9, func(b *cryptobyte.Builder) { addString(b, e.Server.Realm) })
-		addName(b, 10, e.Server)
-	})
-	return b.BytesOrPanic()
 }

@@ -155,14 +155,24 @@ func (s *seq) general(n uint8) string { return string(s.bytes(n, tagGeneralStrin
 // time reads a KerberosTime: to the second, in UTC (RFC 4120 §5.2.3). It lies
 // between 1970 and 2106, for that is what others read right.
 func (s *seq) time(n uint8) time.Time {
-	var t time.Time
-	f := s.field(n)
-	const size = len("20060102150405Z")
-	if s.bad || len(f) != 2+size || f[1+size] != 'Z' || !f.ReadASN1GeneralizedTime(&t) || !f.Empty() ||
-		t.Unix() < 0 || t.Unix() > math.MaxUint32 {
+	b := s.bytes(n, asn1.GeneralizedTime)
+	if s.bad || len(b) != len("20060102150405Z") || b[14] != 'Z' {
 		s.bad = true
 		return time.Time{}
 	}
+	var pair [7]int // 20 06 01 02 15 04 05
+	for i := range 14 {
+		if b[i] < '0' || b[i] > '9' {
+			s.bad = true
+			return time.Time{}
+		}
+		pair[i/2] = pair[i/2]*10 + int(b[i]-'0')
+	}
+	year, month, day := 100*pair[0]+pair[1], time.Month(pair[2]), pair[3]
+	t := time.Date(year, month, day, pair[4], pair[5], pair[6], 0, time.UTC)
+	// Date takes the 32nd for the 1st of the next month.
+	s.bad = t.Month() != month || t.Day() != day || pair[4] > 23 || pair[5] > 59 || pair[6] > 59 ||
+		t.Unix() < 0 || t.Unix() > math.MaxUint32
 	return t
 }
 

@@ -72,14 +72,14 @@ func (m mutator) tree(b []byte) []byte {
 	if m.IntN(3) == 0 {
 		return b
 	}
-	tag, body, rest, ok := element(b)
+	tag, body, rest, ok := split(b)
 	if !ok {
 		return m.bytes(b)
 	}
 	if tag&0x20 != 0 && m.IntN(8) != 0 {
 		var parts [][]byte
 		for in := body; len(in) > 0; {
-			_, _, more, ok := element(in)
+			_, _, more, ok := split(in)
 			if !ok {
 				return m.bytes(b)
 			}
@@ -115,7 +115,7 @@ func (m mutator) tree(b []byte) []byte {
 	return append(wrap(tag, body), rest...)
 }
 
-func element(b []byte) (tag byte, body, rest []byte, ok bool) {
+func split(b []byte) (tag byte, body, rest []byte, ok bool) {
 	if len(b) < 2 {
 		return 0, nil, nil, false
 	}

@@ -1,9 +1,9 @@
 package accept
 
 import (
+	"encoding/binary"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/sekisho/sekisho/krb"
@@ -20,76 +20,72 @@ const (
 // Reply makes the AP-REP (RFC 4120 §3.2.4), with our subkey, or nil for none,
 // and our first sequence number.
 func (a *Accepted) Reply(subkey *krb.Key, seq uint32) ([]byte, error) {
-	var plain cryptobyte.Builder
-	addApplication(&plain, appEncAPRep, func(b *cryptobyte.Builder) {
-		addTime(b, 0, a.CTime)
-		addInt(b, 1, int64(a.CTime.Nanosecond()/1000))
-		if subkey != nil {
-			addField(b, 2, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					addInt(b, 0, int64(subkey.EType))
-					addField(b, 1, func(b *cryptobyte.Builder) { b.AddASN1OctetString(subkey.Value) })
-				})
-			})
-		}
-		addInt(b, 3, int64(seq))
-	})
-	body, err := plain.Bytes()
+	var sub []byte
+	if subkey != nil {
+		sub = field(2, element(asn1.SEQUENCE, integer(0, int64(subkey.EType)), field(1, element(asn1.OCTET_STRING, subkey.Value))))
+	}
+	sealed, err := a.SessionKey.Encrypt(usageAPRep, message(appEncAPRep,
+		kerberosTime(0, a.CTime), integer(1, int64(a.CTime.Nanosecond()/1000)), sub, integer(3, int64(seq))))
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := a.SessionKey.Encrypt(usageAPRep, body)
-	if err != nil {
-		return nil, err
+	return message(appAPRep, integer(0, pvno), integer(1, msgAPRep),
+		field(2, element(asn1.SEQUENCE, integer(0, int64(a.SessionKey.EType)), field(2, element(asn1.OCTET_STRING, sealed))))), nil
+}
+
+// KRBError is the KRB-ERROR message for the peer (RFC 4120 §5.9.1), DER: the
+// code, our time and our name, and nothing of the cause.
+func (e *Error) KRBError() []byte {
+	var parts [][]byte
+	for _, c := range e.Server.Components {
+		parts = append(parts, element(tagGeneralString, []byte(c)))
 	}
-	var out cryptobyte.Builder
-	addApplication(&out, appAPRep, func(b *cryptobyte.Builder) {
-		addInt(b, 0, pvno)
-		addInt(b, 1, msgAPRep)
-		addField(b, 2, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addInt(b, 0, int64(a.SessionKey.EType))
-				addField(b, 2, func(b *cryptobyte.Builder) { b.AddASN1OctetString(sealed) })
-			})
-		})
-	})
-	return out.Bytes()
+	name := element(asn1.SEQUENCE, integer(0, int64(e.Server.Name().NameType)), field(1, element(asn1.SEQUENCE, parts...)))
+	return message(appKRBError, integer(0, pvno), integer(1, msgKRBError),
+		kerberosTime(4, e.stime), integer(5, int64(e.stime.Nanosecond()/1000)), integer(6, int64(e.Code)),
+		field(9, element(tagGeneralString, []byte(e.Server.Realm))), field(10, name))
 }
 
-// What the answers are built of: [APPLICATION n] SEQUENCE of fields with
-// explicit tags (RFC 4120 §5.1).
+// What the answers are built of, DER: [APPLICATION n] SEQUENCE of fields with
+// explicit tags (RFC 4120 §5.1). None is longer than 64 KB.
 
-func addApplication(b *cryptobyte.Builder, n uint8, body cryptobyte.BuilderContinuation) {
-	b.AddASN1(asn1.Tag(0x60|n), func(b *cryptobyte.Builder) { b.AddASN1(asn1.SEQUENCE, body) })
+func message(n uint8, fields ...[]byte) []byte {
+	return element(asn1.Tag(0x60|n), element(asn1.SEQUENCE, fields...))
 }
 
-func addField(b *cryptobyte.Builder, n uint8, value cryptobyte.BuilderContinuation) {
-	b.AddASN1(asn1.Tag(n).ContextSpecific().Constructed(), value)
+func field(n uint8, value []byte) []byte {
+	return element(asn1.Tag(n).ContextSpecific().Constructed(), value)
 }
 
-func addInt(b *cryptobyte.Builder, n uint8, v int64) {
-	addField(b, n, func(b *cryptobyte.Builder) { b.AddASN1Int64(v) })
+// integer is a field of a number that is not negative.
+func integer(n uint8, v int64) []byte {
+	b := binary.BigEndian.AppendUint64(nil, uint64(v))
+	for len(b) > 1 && b[0] == 0 && b[1] < 0x80 {
+		b = b[1:]
+	}
+	return field(n, element(asn1.INTEGER, b))
 }
 
-func addTime(b *cryptobyte.Builder, n uint8, t time.Time) {
-	addField(b, n, func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(t.UTC()) })
+func kerberosTime(n uint8, t time.Time) []byte {
+	return field(n, element(asn1.GeneralizedTime, t.UTC().AppendFormat(nil, "20060102150405Z")))
 }
 
-func addString(b *cryptobyte.Builder, s string) {
-	b.AddASN1(tagGeneralString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
-}
-
-func addName(b *cryptobyte.Builder, n uint8, p krb.Principal) {
-	addField(b, n, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addInt(b, 0, int64(p.Name().NameType))
-			addField(b, 1, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					for _, c := range p.Components {
-						addString(b, c)
-					}
-				})
-			})
-		})
-	})
+func element(tag asn1.Tag, parts ...[]byte) []byte {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	out := make([]byte, 0, 4+size)
+	switch {
+	case size < 0x80:
+		out = append(out, byte(tag), byte(size))
+	case size < 0x100:
+		out = append(out, byte(tag), 0x81, byte(size))
+	default:
+		out = append(out, byte(tag), 0x82, byte(size>>8), byte(size))
+	}
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
 }
