@@ -12,6 +12,8 @@ import (
 
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/sekisho/sekisho/krb"
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 func principal(t testing.TB, s string) krb.Principal {
@@ -291,7 +293,13 @@ func FuzzSealedParts(f *testing.F) {
 	field(&s, 2)
 	plain, _ := openSealed(&s, 3, session, usageKRBCred)
 	f.Add(plain)
+	ctime := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	f.Add([]byte("{\x1a0\x18\xa0\x11\x18\x0f20260304050607Z\xa1\x03\x02\x01\x00"))
 	f.Fuzz(func(t *testing.T, part []byte) {
+		i := &Initiator{session: session, ctime: ctime, c: &Context{key: session, flags: allFlags}}
+		if err := i.apRep(sealAPRep(t, part, session)); err == nil && !bytes.Contains(part, []byte("20260304050607Z")) {
+			t.Fatalf("%x is an answer", part)
+		}
 		b, err := sealCred(c.Ticket, part, session)
 		if err != nil {
 			t.Fatal(err)
@@ -301,4 +309,69 @@ func FuzzSealedParts(f *testing.F) {
 			t.Fatalf("%d credentials", len(got))
 		}
 	})
+}
+
+// sealAPRep makes the AP-REP of any EncAPRepPart.
+func sealAPRep(t testing.TB, part []byte, session krb.Key) []byte {
+	t.Helper()
+	var b cryptobyte.Builder
+	b.AddASN1(app(15), func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addInt(b, 0, 5)
+			addInt(b, 1, 15)
+			addSealed(b, 2, session, usageAPRep, part)
+		})
+	})
+	out, err := b.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestAPRepParts: an acceptor that sends no subkey and no number is believed, one that
+// repeats another time is not.
+func TestAPRepParts(t *testing.T) {
+	session, _ := krb.RandomKey(krb.AES256SHA2)
+	other, _ := krb.RandomKey(krb.AES256SHA2)
+	ctime := time.Date(2026, 3, 4, 5, 6, 7, 890_000_000, time.UTC)
+	for _, c := range []struct {
+		name string
+		at   time.Time
+		key  krb.Key
+		sub  bool
+		rest bool
+		ok   bool
+	}{
+		{"least", ctime, session, false, false, true},
+		{"subkey", ctime, session, true, false, true},
+		{"another time", ctime.Add(time.Microsecond), session, true, false, false},
+		{"another key", ctime, other, true, false, false},
+		{"a rest", ctime, session, true, true, false},
+	} {
+		var b cryptobyte.Builder
+		b.AddASN1(app(27), func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				addTime(b, 0, c.at)
+				addInt(b, 1, int64(c.at.Nanosecond()/1000))
+				if c.sub {
+					addKey(b, 2, other)
+					addInt(b, 3, -1)
+				}
+				if c.rest {
+					addInt(b, 4, 1)
+				}
+			})
+		})
+		part, err := b.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := &Initiator{session: session, ctime: ctime, c: &Context{key: session, flags: allFlags}}
+		if err := i.apRep(sealAPRep(t, part, c.key)); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		} else if c.ok && (i.c.acceptorKey != c.sub || c.sub && (i.c.recv.first != 1<<32-1 || !bytes.Equal(i.c.key.Value, other.Value))) {
+			t.Errorf("%s: %+v", c.name, i.c.recv)
+		}
+	}
 }

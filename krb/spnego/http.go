@@ -17,7 +17,8 @@ import (
 
 // Config is what an HTTP needs.
 type Config struct {
-	// Acceptor judges the tokens. Needed. With RequireBindings it needs Bindings here.
+	// Acceptor judges the tokens. Needed. Let it take tickets for HTTP/HOST only
+	// (accept.Config's Service). With RequireBindings it needs Bindings here.
 	Acceptor *gss.Acceptor
 	// AllowPlain serves requests without TLS too: behind a proxy that ends TLS, on a
 	// loopback address, in tests.
