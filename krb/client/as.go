@@ -23,7 +23,7 @@ func (c *Client) Login(ctx context.Context, p krb.Principal, pw string, o LoginO
 	if err := krb.CheckPassword(pw); err != nil {
 		return krb.Credential{}, &Error{Kind: WrongPassword, Err: err}
 	}
-	return c.as(ctx, p, &password{text: pw}, o)
+	return c.as(ctx, p, &password{text: pw, turns: c.turns}, o)
 }
 
 // LoginKey is Login with the principal's keys, as a keytab holds them: at most one
@@ -35,9 +35,10 @@ func (c *Client) LoginKey(ctx context.Context, p krb.Principal, keys []krb.Key, 
 	return c.as(ctx, p, keyring(keys), o)
 }
 
-// asExchange is one Login. Its fields but the first three are what judge finds, of
+// asExchange is one Login. Its fields but the first four are what judge finds, of
 // the answer that was taken.
 type asExchange struct {
+	ctx    context.Context
 	c      *Client
 	req    kdcReq
 	secret secret
@@ -53,7 +54,7 @@ func (c *Client) as(ctx context.Context, p krb.Principal, s secret, o LoginOptio
 	defer s.forget()
 	ctx, cancel := context.WithTimeout(ctx, c.c.Total)
 	defer cancel()
-	x := &asExchange{c: c, secret: s}
+	x := &asExchange{ctx: ctx, c: c, secret: s}
 	if err := x.prepare(p, o); err != nil {
 		return krb.Credential{}, &Error{Kind: Refused, Err: err}
 	}
@@ -68,9 +69,13 @@ func (c *Client) as(ctx context.Context, p krb.Principal, s secret, o LoginOptio
 			return x.cred, nil
 		}
 		c.learn(x.info)
-		k, err := s.key(x.info)
+		k, err := s.key(ctx, x.info)
 		if err != nil {
-			return krb.Credential{}, &Error{Kind: WrongPassword, Err: err}
+			kind := BadReply
+			if ctx.Err() != nil {
+				kind = Unreachable
+			}
+			return krb.Credential{}, &Error{Kind: kind, Err: err}
 		}
 		pa, err := timestamp(k, c.c.Now())
 		if err != nil {
@@ -157,7 +162,7 @@ func (x *asExchange) judge(b []byte, from string) error {
 	if err != nil {
 		return err
 	}
-	k, err := x.secret.key(info)
+	k, err := x.secret.key(x.ctx, info)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"time"
 
@@ -90,6 +91,9 @@ func (c Config) validate() (Config, error) {
 // goroutine; it holds no connection between calls.
 type Client struct {
 	c Config // immutable after New
+	// turns bounds the keys that are made of passwords at once: more than there are
+	// processors would be no faster, and replies would wait behind them.
+	turns chan struct{}
 
 	mu      sync.Mutex // guards all below
 	last    answered
@@ -103,7 +107,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("a Kerberos client: %w", err)
 	}
-	return &Client{c: c}, nil
+	return &Client{c: c, turns: make(chan struct{}, runtime.GOMAXPROCS(0))}, nil
 }
 
 // LoginOptions say what ticket is wanted. The zero value: a ticket-granting ticket

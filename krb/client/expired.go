@@ -69,15 +69,14 @@ func (c *Client) learn(info etypeInfo) {
 
 // pretend takes as long as making a key of a password, so that a refusal without
 // one is not known by its speed.
-func (c *Client) pretend() {
+func (c *Client) pretend(ctx context.Context) {
 	c.mu.Lock()
 	info := c.habit
 	c.mu.Unlock()
 	if info.etype == 0 {
 		info = etypeInfo{etype: etypes[0], salt: "nobody", iterations: usualIterations(etypes[0])}
 	}
-	k, err := derive("nobody's", info)
-	if err == nil {
-		clear(k.Value)
-	}
+	p := &password{text: "nobody's", turns: c.turns}
+	p.key(ctx, info)
+	p.forget()
 }

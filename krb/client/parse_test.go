@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"net/netip"
 	"slices"
@@ -91,7 +92,7 @@ func testClient(t testing.TB) *Client {
 
 func testExchange(t testing.TB, c *Client) *asExchange {
 	t.Helper()
-	x := &asExchange{c: c, secret: keyring{testKey}, preauth: true, began: testNow}
+	x := &asExchange{ctx: context.Background(), c: c, secret: keyring{testKey}, preauth: true, began: testNow}
 	if err := x.prepare(testAlice, LoginOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +207,7 @@ func TestVectors(t *testing.T) {
 // TestRequests: another's codec reads what we write.
 func TestRequests(t *testing.T) {
 	c := testClient(t)
-	x := &asExchange{c: c, secret: keyring{testKey}}
+	x := &asExchange{ctx: context.Background(), c: c, secret: keyring{testKey}}
 	err := x.prepare(testAlice, LoginOptions{Life: time.Hour, Renew: 2 * time.Hour, Forwardable: true, Addresses: addrsOf("203.0.113.5", "2001:db8::5")})
 	if err != nil {
 		t.Fatal(err)

@@ -101,7 +101,7 @@ func (p prover) prove(ctx context.Context, claim broker.Claim, ask broker.Asker)
 	}
 	if err != nil {
 		// As slow as a wrong password, or nearly.
-		p.c.Client.pretend()
+		p.c.Client.pretend(ctx)
 		log.WithError(err).Info("a password that cannot be right")
 		return broker.Proven{Reason: broker.ReasonWrongPassword}
 	}
@@ -113,7 +113,7 @@ func (p prover) prove(ctx context.Context, claim broker.Claim, ask broker.Asker)
 		return proven
 	}
 	if is(err, UnknownPrincipal) {
-		p.c.Client.pretend()
+		p.c.Client.pretend(ctx)
 	}
 	proven = p.explain(err)
 	entry := log.WithError(err).WithField("principal", who.String())

@@ -197,7 +197,7 @@ func TestProverCannotTell(t *testing.T) {
 		p, log := proverOf(t, []string{x.kdc}, k, x.change)
 		began := time.Now()
 		got := prove(t, p, "alice", &conversation{password: "right"})
-		if got.Outcome != broker.Unknown || got.Reason != x.reason || got.Tickets != nil || time.Since(began) > 3500*time.Millisecond {
+		if got.Outcome != broker.Unknown || got.Reason != x.reason || got.Tickets != nil || time.Since(began) > 5*time.Second {
 			t.Errorf("%s: %v %q after %s\n%s", name, got.Outcome, got.Reason, time.Since(began), log)
 		}
 		if name == "clock" { // whole seconds are all that libfaketime and the AS-REP know

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -96,8 +97,8 @@ func parseEtypeInfo2(b []byte, p krb.Principal) ([]etypeInfo, error) {
 type secret interface {
 	// types are the key types there can be, the strongest first.
 	types() []int32
-	// key is the key that info tells of. The caller may not change it.
-	key(info etypeInfo) (krb.Key, error)
+	// key is the key that info tells of, or ctx's error. The caller may not change it.
+	key(ctx context.Context, info etypeInfo) (krb.Key, error)
 	// forget wipes what was derived.
 	forget()
 }
@@ -107,20 +108,27 @@ const maxDerivations = 4
 
 // password is a secret that becomes a key at some cost.
 type password struct {
-	text string
-	made map[etypeInfo]krb.Key
+	text  string
+	turns chan struct{} // see Client
+	made  map[etypeInfo]krb.Key
 }
 
 func (*password) types() []int32 { return etypes }
 
-func (p *password) key(info etypeInfo) (krb.Key, error) {
+func (p *password) key(ctx context.Context, info etypeInfo) (krb.Key, error) {
 	if k, ok := p.made[info]; ok {
 		return k, nil
 	}
 	if len(p.made) == maxDerivations {
 		return krb.Key{}, errors.New("too many different answers tell how the password becomes a key")
 	}
+	select {
+	case p.turns <- struct{}{}:
+	case <-ctx.Done():
+		return krb.Key{}, fmt.Errorf("waiting for other passwords: %w", ctx.Err())
+	}
 	k, err := derive(p.text, info)
+	<-p.turns
 	if err != nil {
 		return krb.Key{}, err
 	}
@@ -165,7 +173,7 @@ func (r keyring) types() []int32 {
 	return out
 }
 
-func (r keyring) key(info etypeInfo) (krb.Key, error) {
+func (r keyring) key(_ context.Context, info etypeInfo) (krb.Key, error) {
 	for _, k := range r {
 		if k.EType == info.etype {
 			return k, nil

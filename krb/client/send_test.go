@@ -20,11 +20,20 @@ import (
 // short makes attempts short enough for a test.
 func short(c *client.Config) { c.Try, c.Total = 600*time.Millisecond, 3*time.Second }
 
-// login is one sign-in of alice, and how long it took.
+// waits is for tests that tell a step of waiting, one second, from none.
+func waits(c *client.Config) { c.Try, c.Total = 3*time.Second, 10*time.Second }
+
+// step is that second, and atOnce what is certainly less on a busy machine too.
+const (
+	step   = time.Second
+	atOnce = 900 * time.Millisecond
+)
+
+// login is one sign-in of somebody whose key is made quickly, and how long it took.
 func login(t testing.TB, c *client.Client) (time.Duration, error) {
 	t.Helper()
 	began := time.Now()
-	_, err := c.Login(within(t, 20*time.Second), principal(t, "alice"), "right", client.LoginOptions{})
+	_, err := c.Login(within(t, 20*time.Second), principal(t, "old"), "right", client.LoginOptions{})
 	return time.Since(began), err
 }
 
@@ -35,14 +44,14 @@ func TestUnreachable(t *testing.T) {
 	shared(t)
 	dead := freePort()
 	took, err := login(t, newClient(t, nil, dead))
-	if kindOf(t, err) != client.Unreachable || took > time.Second || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "refused") {
+	if kindOf(t, err) != client.Unreachable || took > atOnce || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("after %s: %v", took, err)
 	}
 	hung := own(t, kdcOptions{})
-	hung.kadmin(t, "addprinc -pw right +requires_preauth alice")
+	hung.kadmin(t, "addprinc -pw right -e aes128-cts-hmac-sha1-96:normal +requires_preauth old")
 	hung.signal(t, syscall.SIGSTOP)
 	took, err = login(t, newClient(t, short, hung.addr))
-	if kindOf(t, err) != client.Unreachable || took < 500*time.Millisecond || took > 2*time.Second {
+	if kindOf(t, err) != client.Unreachable || took < 500*time.Millisecond || took > 3*time.Second {
 		t.Errorf("hung, after %s: %v", took, err)
 	}
 	if !errors.As(err, new(*client.Error)) || !strings.Contains(err.Error(), "no answer in 600ms") {
@@ -52,15 +61,15 @@ func TestUnreachable(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "alice"), "right", client.LoginOptions{})
-	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.DeadlineExceeded) || took > 250*time.Millisecond {
+	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "old"), "right", client.LoginOptions{})
+	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.DeadlineExceeded) || took > atOnce {
 		t.Errorf("deadline, after %s: %v", took, err)
 	}
 	ctx, leave := context.WithCancel(context.Background())
 	time.AfterFunc(50*time.Millisecond, leave)
 	began = time.Now()
-	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "alice"), "right", client.LoginOptions{})
-	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.Canceled) || took > 200*time.Millisecond {
+	_, err = newClient(t, nil, hung.addr).Login(ctx, principal(t, "old"), "right", client.LoginOptions{})
+	if took := time.Since(began); kindOf(t, err) != client.Unreachable || !errors.Is(err, context.Canceled) || took > atOnce {
 		t.Errorf("left, after %s: %v", took, err)
 	}
 	hung.signal(t, syscall.SIGCONT)
@@ -68,7 +77,7 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("once it goes on: %v", err)
 	}
 	hung.daemon.Kill()
-	if took, err := login(t, newClient(t, nil, hung.addr)); kindOf(t, err) != client.Unreachable || took > time.Second {
+	if took, err := login(t, newClient(t, nil, hung.addr)); kindOf(t, err) != client.Unreachable || took > atOnce {
 		t.Errorf("killed, after %s: %v", took, err)
 	}
 	hung.start(t, 0)
@@ -82,26 +91,26 @@ func TestUnreachable(t *testing.T) {
 func TestSeveralKDCs(t *testing.T) {
 	leaks(t)
 	k := shared(t)
-	if took, err := login(t, newClient(t, nil, freePort(), freePort(), k.addr)); err != nil || took > 700*time.Millisecond {
+	if took, err := login(t, newClient(t, nil, freePort(), freePort(), k.addr)); err != nil || took > atOnce {
 		t.Errorf("dead first: %v after %s", err, took)
 	}
 	second := own(t, kdcOptions{kdcOf: k})
 	second.signal(t, syscall.SIGSTOP)
-	c := newClient(t, short, second.addr, k.addr)
-	if took, err := login(t, c); err != nil || took < 150*time.Millisecond || took > time.Second {
+	c := newClient(t, waits, second.addr, k.addr)
+	if took, err := login(t, c); err != nil || took < step {
 		t.Errorf("hung first: %v after %s", err, took)
 	}
-	if took, err := login(t, c); err != nil || took > 150*time.Millisecond {
+	if took, err := login(t, c); err != nil || took > atOnce {
 		t.Errorf("hung first, once more: %v after %s", err, took)
 	}
 	// What was good first is forgotten as soon as it is not.
 	second.signal(t, syscall.SIGCONT)
-	c = newClient(t, short, second.addr, k.addr)
-	if took, err := login(t, c); err != nil || took > 300*time.Millisecond {
+	c = newClient(t, waits, second.addr, k.addr)
+	if took, err := login(t, c); err != nil || took > atOnce {
 		t.Errorf("both well: %v after %s", err, took)
 	}
 	second.signal(t, syscall.SIGSTOP)
-	if took, err := login(t, c); err != nil || took > time.Second {
+	if took, err := login(t, c); err != nil || took < step {
 		t.Errorf("hung later: %v after %s", err, took)
 	}
 	second.signal(t, syscall.SIGCONT)
@@ -116,11 +125,11 @@ func TestNoUDP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hole.Close()
-	c := newClient(t, short, k.addr)
-	if took, err := login(t, c); err != nil || took < 150*time.Millisecond || took > time.Second {
+	c := newClient(t, waits, k.addr)
+	if took, err := login(t, c); err != nil || took < step {
 		t.Errorf("%v after %s", err, took)
 	}
-	if took, err := login(t, c); err != nil || took > 150*time.Millisecond {
+	if took, err := login(t, c); err != nil || took > atOnce {
 		t.Errorf("once more: %v after %s", err, took)
 	}
 }
@@ -135,7 +144,7 @@ func TestLostDatagram(t *testing.T) {
 			send(roundTrip(t, k.addr, req))
 		}
 	})
-	if took, err := login(t, newClient(t, short, f.addr)); err != nil || took < 350*time.Millisecond || took > 2*time.Second {
+	if took, err := login(t, newClient(t, waits, f.addr)); err != nil || took < 2*step {
 		t.Errorf("%v after %s", err, took)
 	}
 }
@@ -147,7 +156,7 @@ func TestTooBig(t *testing.T) {
 	conf := k.read(t, "kdc.conf")
 	k.write(t, "kdc.conf", strings.Replace(conf, "[kdcdefaults]", "[kdcdefaults]\n  kdc_max_dgram_reply_size = 400", 1))
 	k.start(t, 0)
-	if took, err := login(t, newClient(t, nil, k.addr)); err != nil || took > 500*time.Millisecond {
+	if took, err := login(t, newClient(t, nil, k.addr)); err != nil || took > atOnce {
 		t.Errorf("%v after %s", err, took)
 	}
 	if _, err := login(t, newClient(t, nil, shared(t).addr)); err != nil {
@@ -179,7 +188,7 @@ func TestSendLong(t *testing.T) {
 	c = newClient(t, nil, f.addr)
 	began := time.Now()
 	a, err := c.Send(context.Background(), client.Request{Message: make([]byte, 10), Judge: judge})
-	if err != nil || f.count("udp") != 1 || len(a.Reply) != 20<<10 || time.Since(began) > 500*time.Millisecond {
+	if err != nil || f.count("udp") != 1 || len(a.Reply) != 20<<10 || time.Since(began) > atOnce {
 		t.Errorf("%v, %d datagrams, %s", err, f.count("udp"), time.Since(began))
 	}
 }
@@ -287,21 +296,21 @@ func TestDNS(t *testing.T) {
 		max  time.Duration
 		want string // in the error; empty: it goes well
 	}{
-		"udp":            {r: resolver{srv: map[string][]*net.SRV{udp: good}}, max: 300 * time.Millisecond},
-		"tcp alone":      {r: resolver{srv: map[string][]*net.SRV{tcp: good}}, max: 300 * time.Millisecond},
-		"dead first":     {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "dead.example.org.", Port: at.Port()}}, good...), tcp: good}}, max: 300 * time.Millisecond},
-		"unknown first":  {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "x.example.org.", Port: at.Port()}}, good...)}}, max: 300 * time.Millisecond},
-		"two addresses":  {r: resolver{}, kdcs: []string{fmt.Sprint("both.example.org:", at.Port())}, max: 300 * time.Millisecond},
-		"hanging name":   {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org", fmt.Sprint("kdc.example.org:", at.Port())}, max: time.Second},
-		"none here":      {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "."}}}}, max: 300 * time.Millisecond, want: "_kerberos._udp.EXAMPLE.ORG"},
-		"odd target":     {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "a b", Port: 88}}}}, max: 300 * time.Millisecond, want: "_kerberos._udp"},
-		"no record":      {r: resolver{}, max: 300 * time.Millisecond, want: "no such host"},
-		"DNS hangs":      {r: resolver{hang: map[string]bool{udp: true, tcp: true}}, max: time.Second, want: "deadline exceeded"},
-		"no such name":   {r: resolver{}, kdcs: []string{"x.example.org"}, max: 300 * time.Millisecond, want: "no such host"},
-		"hanging alone":  {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org"}, max: time.Second, want: "deadline exceeded"},
-		"one UDP hangs":  {r: resolver{srv: map[string][]*net.SRV{tcp: good}, hang: map[string]bool{udp: true}}, max: time.Second},
-		"far too many":   {r: resolver{srv: map[string][]*net.SRV{udp: many(100)}}, max: 2 * time.Second, want: "refused"},
-		"many addresses": {r: resolver{}, kdcs: []string{"many.example.org:1"}, max: time.Second, want: "refused"},
+		"udp":            {r: resolver{srv: map[string][]*net.SRV{udp: good}}, max: atOnce},
+		"tcp alone":      {r: resolver{srv: map[string][]*net.SRV{tcp: good}}, max: atOnce},
+		"dead first":     {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "dead.example.org.", Port: at.Port()}}, good...), tcp: good}}, max: atOnce},
+		"unknown first":  {r: resolver{srv: map[string][]*net.SRV{udp: append([]*net.SRV{{Target: "x.example.org.", Port: at.Port()}}, good...)}}, max: atOnce},
+		"two addresses":  {r: resolver{}, kdcs: []string{fmt.Sprint("both.example.org:", at.Port())}, max: atOnce},
+		"hanging name":   {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org", fmt.Sprint("kdc.example.org:", at.Port())}, max: 3 * time.Second},
+		"none here":      {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "."}}}}, max: atOnce, want: "_kerberos._udp.EXAMPLE.ORG"},
+		"odd target":     {r: resolver{srv: map[string][]*net.SRV{udp: {{Target: "a b", Port: 88}}}}, max: atOnce, want: "_kerberos._udp"},
+		"no record":      {r: resolver{}, max: atOnce, want: "no such host"},
+		"DNS hangs":      {r: resolver{hang: map[string]bool{udp: true, tcp: true}}, max: 3 * time.Second, want: "deadline exceeded"},
+		"no such name":   {r: resolver{}, kdcs: []string{"x.example.org"}, max: atOnce, want: "no such host"},
+		"hanging alone":  {r: resolver{hang: map[string]bool{"hang.example.org": true}}, kdcs: []string{"hang.example.org"}, max: 3 * time.Second, want: "deadline exceeded"},
+		"one UDP hangs":  {r: resolver{srv: map[string][]*net.SRV{tcp: good}, hang: map[string]bool{udp: true}}, max: 3 * time.Second},
+		"far too many":   {r: resolver{srv: map[string][]*net.SRV{udp: many(100)}}, max: 3 * time.Second, want: "refused"},
+		"many addresses": {r: resolver{}, kdcs: []string{"many.example.org:1"}, max: 3 * time.Second, want: "refused"},
 	} {
 		x.r.hosts = hosts
 		hosts["many.example.org"] = manyAddrs(100)

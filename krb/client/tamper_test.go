@@ -85,6 +85,9 @@ func TestTamperedReplies(t *testing.T) {
 		everywhere(size, func(name string, f func([]byte) []byte) {
 			change = f
 			err := signIn()
+			for try := 0; err != nil && kindOf(t, err) == client.Unreachable && try < 3; try++ { // a busy machine
+				err = signIn()
+			}
 			if err == nil {
 				yes++ // a key version, a salt that is not used, a name type: nothing that counts
 				return
@@ -173,7 +176,7 @@ func TestGarbage(t *testing.T) {
 		c := newClient(t, func(c *client.Config) { c.Try, c.Total = 300*time.Millisecond, time.Second }, f.addr)
 		began := time.Now()
 		_, err := c.Login(context.Background(), principal(t, "open"), "right", client.LoginOptions{})
-		if took := time.Since(began); kindOf(t, err) != x.want || took > 1200*time.Millisecond {
+		if took := time.Since(began); kindOf(t, err) != x.want || took > 2*time.Second {
 			t.Errorf("%s: %v after %s", name, err, took)
 		}
 		// Another KDC serves all the same.
@@ -284,7 +287,7 @@ func TestAbsurdDemands(t *testing.T) {
 		f := newFake(t, "tcp", func(_ string, req []byte, send func([]byte)) { send(frame(demand(t, x.entries...))) })
 		began := time.Now()
 		_, err := newClient(t, nil, f.addr).Login(context.Background(), principal(t, "alice"), "right", client.LoginOptions{})
-		if kindOf(t, err) != client.BadReply || !strings.Contains(err.Error(), x.want) || f.count("tcp") != 1 || time.Since(began) > time.Second {
+		if kindOf(t, err) != client.BadReply || !strings.Contains(err.Error(), x.want) || f.count("tcp") != 1 || time.Since(began) > 2*time.Second {
 			t.Errorf("%s: %v, %d requests, %s", name, err, f.count("tcp"), time.Since(began))
 		}
 	}
@@ -315,7 +318,7 @@ func TestKDCWords(t *testing.T) {
 	f := newFake(t, "both", func(n string, req []byte, send func([]byte)) {
 		send(framed(n, krbError(t, func(e *messages.KRBError) { e.ErrorCode = 60 })))
 	})
-	if took, err := login(t, newClient(t, nil, f.addr, shared(t).addr)); err != nil || took > 500*time.Millisecond {
+	if took, err := login(t, newClient(t, nil, f.addr, shared(t).addr)); err != nil || took > atOnce {
 		t.Errorf("%v after %s", err, took)
 	}
 }
