@@ -93,7 +93,7 @@ type Status struct {
 	Offset time.Duration `json:"offset_ns"`
 	Bound  time.Duration `json:"bound_ns"`
 	// Text is a sentence for people, without a full stop: "this host's clock is
-	// 7 min 12 s behind (± 8 ms, by 3 time servers and the KDC)".
+	// 7 min 12 s behind (+/- 8 ms, by 3 time servers and the KDC)".
 	Text    string   `json:"text"`
 	Sources []Source `json:"sources"`
 

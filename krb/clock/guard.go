@@ -36,6 +36,7 @@ type Guard struct {
 	epoch   int           // counts the steps of this machine's clock
 	stepped string        // the step that nobody has looked at the clocks since
 	looks   int
+	looked  time.Duration // when the last look began, by the monotonic clock
 	servers []*server
 	peers   []*peer           // KDCs and directory servers
 	names   map[string]string // what an IP:port is called, as AskKDC found
@@ -225,6 +226,11 @@ func (g *Guard) notice() {
 	for _, s := range g.servers {
 		s.heard, s.why = false, "not asked since this host's clock was moved"
 	}
+	g.hurry()
+}
+
+// hurry has Run look now.
+func (g *Guard) hurry() {
 	select {
 	case g.wake <- struct{}{}:
 	default: // it is awake
@@ -259,6 +265,9 @@ func (g *Guard) judge() *judgement {
 	}
 	changed := j.State != g.state || j.Culprit != g.culprit
 	g.state, g.culprit = j.State, j.Culprit
+	if changed && j.State == Beyond { // one answer may be older than the clock that moved
+		g.hurry()
+	}
 	g.last.Store(j)
 	g.mu.Unlock()
 	if changed {
@@ -306,12 +315,18 @@ func (g *Guard) sources(now time.Duration) []Source {
 }
 
 // Check says whether tickets may be issued and accepted: nil if so, and when
-// nothing is known. Else it has the sentence that names the wrong clock.
+// nothing is known. Else it has the sentence that names the wrong clock, and
+// has the clocks looked at again soon: somebody waits for the mend.
 func (g *Guard) Check() *Refusal {
 	j := g.current()
 	if j.State != Beyond {
 		return nil
 	}
+	g.mu.Lock()
+	if g.mono()-g.looked >= again {
+		g.hurry()
+	}
+	g.mu.Unlock()
 	return &Refusal{broker.ReasonClock, j.Text}
 }
 

@@ -141,7 +141,7 @@ func TestLifeOfAGuard(t *testing.T) {
 		}
 		// This host's clock goes wrong in one step: noticed within a second.
 		s.set(func() { s.wall = -432 * time.Second })
-		s.after(t, 1100*time.Millisecond, Beyond, "this host's clock is 7 min 12 s behind (± 8 ms, by 3 time servers)")
+		s.after(t, 1100*time.Millisecond, Beyond, "this host's clock is 7 min 12 s behind (+/- 8 ms, by 3 time servers)")
 		// Mended.
 		s.set(func() { s.wall = 0 })
 		s.after(t, 1100*time.Millisecond, Good, "this host's clock is right")
@@ -247,7 +247,7 @@ func TestWrongClockIsWatched(t *testing.T) {
 			g.Observe("kdc1", kdc, 20*time.Millisecond)
 		}}, "ntp1")
 		s.run(t)
-		s.after(t, 10*time.Second, Beyond, "the clock of KDC kdc1 is 10 min 0 s ahead (± ")
+		s.after(t, 10*time.Second, Beyond, "the clock of KDC kdc1 is 10 min 0 s ahead (+/- ")
 		s.set(func() { kdc = 0 })
 		s.after(t, 40*time.Second, Good, "by 1 time server and the KDC")
 	})

@@ -11,6 +11,7 @@ import (
 const (
 	samples      = 3 // of each time server in one look
 	probeTimeout = 5 * time.Second
+	again        = 5 * time.Second       // the least time between two looks that a refusal asks for
 	soon         = 30 * time.Second      // the interval while a clock is wrong: the mend shall be seen
 	first        = 2 * time.Second       // the interval while nothing is known; doubled up to longest
 	longest      = 64 * time.Second      //
@@ -84,6 +85,7 @@ func (g *Guard) Poll(ctx context.Context) {
 	}
 	g.mu.Lock()
 	g.looks++
+	g.looked = g.mono()
 	g.mu.Unlock()
 	for round := range samples {
 		if len(g.servers) == 0 {

@@ -39,8 +39,8 @@ func ahead(d time.Duration) string {
 	return Span(d) + " ahead"
 }
 
-// give is "± 8 ms".
-func give(bound time.Duration) string { return "± " + Span(max(bound, time.Millisecond)) }
+// give is "+/- 8 ms": ssh shows a user no other characters than ASCII.
+func give(bound time.Duration) string { return "+/- " + Span(max(bound, time.Millisecond)) }
 
 // owner is a clock as a sentence begins with it.
 func (c Clock) owner() string {

@@ -134,7 +134,7 @@ func TestRealClocks(t *testing.T) {
 	for _, h := range append(times, kdcHost) {
 		move(t, h, 432*time.Second)
 	}
-	s = expect(t, g, Beyond, "this host's clock is 7 min 12 s behind (± ", "by 3 time servers and the KDC)",
+	s = expect(t, g, Beyond, "this host's clock is 7 min 12 s behind (+/- ", "by 3 time servers and the KDC)",
 		"the clock of the directory ldap1 is 7 min 12 s behind")
 	if s.Culprit != (Clock{Kind: Host}) || (s.Offset+432*time.Second).Abs() > s.Bound+time.Second/100 {
 		t.Errorf("%+v", s)
@@ -145,7 +145,7 @@ func TestRealClocks(t *testing.T) {
 		move(t, h, 0)
 	}
 	behind := guard(func() time.Time { return time.Now().Add(-432 * time.Second) }, servers...)
-	expect(t, behind, Beyond, "this host's clock is 7 min 12 s behind (± ", "by 3 time servers and the KDC)")
+	expect(t, behind, Beyond, "this host's clock is 7 min 12 s behind (+/- ", "by 3 time servers and the KDC)")
 	if r := behind.Client(432 * time.Second); r == nil || !strings.Contains(r.Text, "this host's clock is 7 min 12 s behind") {
 		t.Errorf("of a client that is right: %v", r)
 	}
@@ -180,7 +180,7 @@ func TestRealClocks(t *testing.T) {
 	}
 	// The KDC alone.
 	move(t, kdcHost, 10*time.Minute)
-	expect(t, g, Beyond, "the clock of KDC "+name+" is 10 min 0 s ahead (± ", "by 3 time servers and this host)")
+	expect(t, g, Beyond, "the clock of KDC "+name+" is 10 min 0 s ahead (+/- ", "by 3 time servers and this host)")
 	if err := kinit("+0s"); err == nil {
 		t.Error("kinit works with a KDC that is 10 minutes ahead, and we say it cannot")
 	}
