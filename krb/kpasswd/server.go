@@ -133,7 +133,8 @@ func (s *Server) Addrs() []netip.AddrPort {
 	return out
 }
 
-// lastMoments is what requests at work are given when the server is to end.
+// lastMoments is what requests at work are given when the server is to end, and
+// a client to take its reply.
 const lastMoments = 2 * time.Second
 
 // Serve answers until ctx ends; what is being answered then has two seconds more.
@@ -144,12 +145,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	told := ctx
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	var all sync.WaitGroup
 	for _, u := range s.udp {
-		all.Go(func() { s.serveUDP(ctx, work, u, &all) })
+		all.Go(func() { fail(s.serveUDP(ctx, work, u, &all)) })
 	}
 	for _, t := range s.tcp {
-		all.Go(func() { s.serveTCP(ctx, work, t, &all) })
+		all.Go(func() { fail(s.serveTCP(ctx, work, t, &all)) })
 	}
 	<-ctx.Done()
 	for _, u := range s.udp {
@@ -162,6 +166,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer stop.Stop()
 	all.Wait()
 	s.Close()
+	if told.Err() == nil {
+		return fmt.Errorf("kpasswd: %w", context.Cause(ctx))
+	}
 	return nil
 }
 
@@ -178,13 +185,13 @@ func pause(ctx context.Context) {
 
 // serveUDP reads datagrams. What comes when all turns are taken is dropped: the
 // client sends it again.
-func (s *Server) serveUDP(ctx, work context.Context, u *datagrams, all *sync.WaitGroup) {
+func (s *Server) serveUDP(ctx, work context.Context, u *datagrams, all *sync.WaitGroup) error {
 	buf := make([]byte, maxMessage+1)
 	for {
 		n, remote, local, err := u.read(buf)
 		switch {
-		case ctx.Err() != nil:
-			return
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
+			return err
 		case err != nil:
 			s.c.Log.WithError(err).Debug("reading a datagram")
 			pause(ctx)
@@ -209,7 +216,7 @@ func (s *Server) serveUDP(ctx, work context.Context, u *datagrams, all *sync.Wai
 	}
 }
 
-func (s *Server) serveTCP(ctx, work context.Context, l net.Listener, all *sync.WaitGroup) {
+func (s *Server) serveTCP(ctx, work context.Context, l net.Listener, all *sync.WaitGroup) error {
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -217,7 +224,9 @@ func (s *Server) serveTCP(ctx, work context.Context, l net.Listener, all *sync.W
 			if err == nil {
 				conn.Close()
 			}
-			return
+			return err
+		case errors.Is(err, net.ErrClosed):
+			return err
 		case err != nil:
 			s.c.Log.WithError(err).Debug("taking a connection")
 			pause(ctx)
@@ -272,6 +281,9 @@ func (s *Server) serveConn(work context.Context, conn net.Conn) {
 	}
 	reply := s.answer(work, raw, local, remote, false)
 	if reply == nil {
+		return
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(lastMoments)); err != nil { // also when all of Timeout was used
 		return
 	}
 	out := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(reply)), uint32(len(reply)))
