@@ -41,6 +41,7 @@ type daemon struct {
 	socket *net.UnixListener
 	users  *usersDoor // nil when switched off
 
+	provider  ldapsync.Provider // of the directory
 	clock     *clock.Guard
 	passwords *passwords
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
@@ -55,6 +56,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err != nil {
 		return nil, err
 	}
+	d.provider = provider
 	schema, err := c.Schema()
 	if err != nil {
 		return nil, err

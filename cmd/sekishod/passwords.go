@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sekisho/sekisho/broker"
@@ -237,16 +238,30 @@ func (d *daemon) buildClock() (err error) {
 	return err
 }
 
-// probeClocks asks the KDCs what time it is.
+// probeClocks asks the KDCs and the directory what time it is.
 func (d *daemon) probeClocks(ctx context.Context, g *clock.Guard) {
+	var all sync.WaitGroup
+	defer all.Wait()
 	for _, addr := range d.passwords.kdcs {
-		offset, bound, err := clock.ProbeKDC(ctx, addr, d.passwords.realm, d.now)
-		if err != nil {
-			d.log.WithError(err).WithField("kdc", addr).Debug("the KDC does not tell its time")
-			continue
-		}
-		g.Observe(addr, offset, bound)
+		all.Go(func() {
+			if err := g.AskKDC(ctx, addr, d.passwords.realm); err != nil {
+				d.log.WithError(err).WithField("kdc", addr).Debug("the KDC does not tell its time")
+			}
+		})
 	}
+	cl, err := ldapsync.Dial(ctx, ldapsync.ClientConfig{Provider: d.provider})
+	if err != nil {
+		d.log.WithError(err).Debug("the directory was not asked for its time")
+		return
+	}
+	defer cl.Close()
+	t, err := cl.Time(ctx)
+	if err != nil {
+		d.log.WithError(err).Debug("the directory does not tell its time")
+		return
+	}
+	offset, bound := t.Offset()
+	g.ObserveDirectory(cl.URL(), offset, bound)
 }
 
 // wrongClock is the sentence about a clock that makes tickets worthless, or "".

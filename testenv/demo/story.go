@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -22,7 +21,6 @@ func (s *scene) tell(w *testenv.World) {
 	if !ready {
 		return
 	}
-	s.step("alice: kinit works at once, no kadmin was needed", s.kinit)
 	s.step("alice logs in to web1 by the key that LDAP holds", func() error { return s.login("alice", s.alice, s.web) })
 	s.step("bob, who has a key too, is refused: no rule lets him", func() error { return s.refused("bob", s.bob, s.web) })
 	s.step("`sekisho why bob keys web1` on web1 says so, and what would help", func() error {
@@ -32,6 +30,9 @@ func (s *scene) tell(w *testenv.World) {
 		return s.why(s.web, "alice", 0, "operators", "admins", "ops")
 	})
 	s.keyAndGroup()
+	s.signOn()
+	s.clocks()
+	s.noKDC()
 	s.outages()
 	s.goodbye()
 }
@@ -54,7 +55,7 @@ func (s *scene) people() error {
 		{"", []string{"user", "add", "bob", "--name", "Bob Example", "--key", "/root/bob.pub", "--no-password"}},
 		{"", []string{"group", "add", "admins", "--add", "alice"}},
 		{"", []string{"group", "add", "ops", "--add-group", "admins"}},
-		{"", []string{"rule", "add", "operators", "--subject", "group:ops", "--door", "keys", "--target", "host:*"}},
+		{"", []string{"rule", "add", "operators", "--subject", "group:ops", "--door", "keys", "--door", "pam", "--target", "host:*"}},
 	} {
 		if err := s.sekisho(c.stdin, c.args...); err != nil {
 			return err
@@ -62,15 +63,6 @@ func (s *scene) people() error {
 	}
 	// The hosts hear of it by themselves.
 	return s.soon(5*time.Second, func() error { return s.why(s.web, "alice", 0) })
-}
-
-func (s *scene) kinit() error {
-	c := s.broker.Command(s.ctx, "env", "KRB5_CONFIG=/run/sekisho/krb5.conf", "KRB5CCNAME=MEMORY:", "kinit", "alice")
-	c.Stdin = strings.NewReader(password + "\n")
-	if out, err := c.CombinedOutput(); err != nil {
-		return fmt.Errorf("kinit: %w: %s", err, out)
-	}
-	return nil
 }
 
 // keyAndGroup takes away a key, then a group, and gives them back.

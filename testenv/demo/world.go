@@ -17,6 +17,7 @@ type scene struct {
 	broker, web, db, client *testenv.Host
 	sekishod                map[*testenv.Host]*testenv.Daemon
 	alice, bob              *testenv.Key
+	krb5conf                []byte
 	failed                  bool
 }
 
@@ -175,7 +176,25 @@ func (s *scene) realm() error {
 	if err := s.broker.WriteFile("/etc/sekisho/sekishod.toml", []byte(conf), 0o644); err != nil {
 		return err
 	}
-	return s.start(s.broker)
+	// So that slapd's and the KDC's clocks can be moved later.
+	if err := s.broker.MoveClock(0); err != nil {
+		return err
+	}
+	if _, err := s.broker.StartChronyd(s.ctx, testenv.ChronydConfig{}); err != nil {
+		return err
+	}
+	if err := s.start(s.broker); err != nil {
+		return err
+	}
+	// For kinit and ssh on the client.
+	krb5 := fmt.Sprintf("[libdefaults]\n default_realm = SEKISHO.INTERNAL\n dns_lookup_kdc = false\n dns_canonicalize_hostname = false\n rdns = false\n"+
+		"[realms]\n SEKISHO.INTERNAL = {\n  kdc = %s\n  kpasswd_server = %s\n }\n", a, a)
+	ca, err := s.broker.ReadFile("/var/lib/sekisho/realm/tls/ca.crt")
+	if err != nil {
+		return err
+	}
+	s.krb5conf = []byte(krb5)
+	return errors.Join(s.client.WriteFile("/etc/krb5.conf", s.krb5conf, 0o644), s.client.WriteFile("/root/ca.crt", ca, 0o644))
 }
 
 // start starts a host's sekishod and waits until it answers from a snapshot.
@@ -218,7 +237,25 @@ base = "dc=sekisho,dc=internal"
 bind_dn = "cn=%s,ou=services,dc=sekisho,dc=internal"
 password_file = "/etc/sekisho/password"
 ca_file = "/etc/sekisho/ca.crt"
-`, h.Name, s.broker.FQDN, h.Name)
+
+[pam]
+password = "kdc"
+[keys]
+pam = true
+[clock]
+servers = ["%s"]
+`, h.Name, s.broker.FQDN, h.Name, s.broker.Addr)
+	if err := s.sekisho("", "host", "keytab", h.Name, "--sshd", "/root/"+h.Name+".keytab", "--sekishod", "/root/"+h.Name+".own.keytab"); err != nil {
+		return err
+	}
+	sshd, err := s.broker.ReadFile("/root/" + h.Name + ".keytab")
+	if err != nil {
+		return err
+	}
+	own, err := s.broker.ReadFile("/root/" + h.Name + ".own.keytab")
+	if err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		path string
 		data []byte
@@ -227,19 +264,36 @@ ca_file = "/etc/sekisho/ca.crt"
 		{"/etc/sekisho/sekishod.toml", []byte(conf), 0o644},
 		{"/etc/sekisho/ca.crt", ca, 0o644},
 		{"/etc/sekisho/password", password, 0o600},
+		{"/etc/krb5.conf", s.krb5conf, 0o644},
+		{"/etc/krb5.keytab", sshd, 0o600},
+		{"/etc/sekisho/krb5.keytab", own, 0o640},
+		{"/etc/pam.d/passwd", []byte("password required /usr/local/lib/sekisho/pam_sekisho.so\n"), 0o644},
 		{"/etc/nsswitch.conf", []byte("passwd: files systemd\ngroup: files systemd\nshadow: files systemd\nhosts: files dns\n"), 0o644},
 	} {
 		if err := h.WriteFile(f.path, f.data, f.mode); err != nil {
 			return err
 		}
 	}
+	if out, err := h.Command(s.ctx, "chgrp", "sekisho", "/etc/sekisho/krb5.keytab").CombinedOutput(); err != nil {
+		return said(err, string(out))
+	}
 	if err := s.start(h); err != nil {
 		return err
 	}
-	_, err = h.StartSSHD(s.ctx, testenv.SSHDConfig{Lines: []string{
+	_, err = h.StartSSHD(s.ctx, testenv.SSHDConfig{PAM: hostPAM, Lines: []string{
+		"GSSAPIAuthentication yes",
+		"KbdInteractiveAuthentication yes",
 		"AuthorizedKeysFile none",
 		"AuthorizedKeysCommand /usr/local/lib/sekisho/sekisho-keys %u %f %t %k",
 		"AuthorizedKeysCommandUser sekisho-keys",
 	}})
 	return err
 }
+
+// hostPAM is the stack of a host whose users are all in the directory.
+const hostPAM = `auth     required /usr/local/lib/sekisho/pam_sekisho.so
+account  required pam_nologin.so
+account  required /usr/local/lib/sekisho/pam_sekisho.so
+session  required pam_mkhomedir.so umask=0077
+session  required /usr/local/lib/sekisho/pam_sekisho.so
+`
