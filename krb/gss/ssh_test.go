@@ -279,7 +279,7 @@ func TestStockSSHD(t *testing.T) {
 	cfg := gss.SSHConfig{Ticket: func(ctx context.Context, host string) (krb.Credential, error) {
 		return r.Client.Service(ctx, tgt, r.Principal(t, "host/"+host))
 	}}
-	if out, err := sshDial(t, web, "alice", cfg, "id -un; klist"); !strings.HasPrefix(out, "alice\n") || strings.Contains(out, "krbtgt") {
+	if out, err := sshDial(t, web, "alice", cfg, "id -un; klist 2>&1"); !strings.HasPrefix(out, "alice\n") || strings.Contains(out, "krbtgt") {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	cfg.Delegate = func(ctx context.Context, host string) (krb.Credential, error) { return *r.Forward(t, tgt), nil }
