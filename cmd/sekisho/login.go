@@ -21,6 +21,13 @@ import (
 // does; the KDC gives less where its policy says so.
 const usualLife = 24 * time.Hour
 
+// How long a password server may take, and all of a change: nobody gains by an
+// early "perhaps".
+const (
+	changeTry   = 15 * time.Second
+	changeTotal = 30 * time.Second
+)
+
 // signIn is one sekisho login.
 type signIn struct {
 	life, renewable string
@@ -96,8 +103,8 @@ func (s *signIn) kerberos() error {
 	return nil
 }
 
-// client is for the KDCs of a realm.
-func (s *signIn) client(realm string) (*client.Client, error) {
+// client is for the KDCs of a realm; patient waits longer for each answer.
+func (s *signIn) client(realm string, patient bool) (*client.Client, error) {
 	var err error
 	if s.defaults, err = s.conf.Defaults(realm); err != nil {
 		return nil, usageError{err}
@@ -108,13 +115,17 @@ func (s *signIn) client(realm string) (*client.Client, error) {
 	if len(s.kdcs) == 0 && !s.defaults.DNSLookupKDC {
 		return nil, usagef("krb5.conf names no KDC of %s, and dns_lookup_kdc is off: add kdc = HOST under [realms]", realm)
 	}
-	cl, err := client.New(client.Config{Realm: realm, KDCs: s.kdcs, MaxSkew: s.defaults.ClockSkew,
+	cfg := client.Config{Realm: realm, KDCs: s.kdcs, MaxSkew: s.defaults.ClockSkew,
 		Observe: func(_ string, offset, bound time.Duration) {
 			s.offset = 0
 			if offset.Abs() > bound {
 				s.offset = offset
 			}
-		}})
+		}}
+	if patient {
+		cfg.Try, cfg.Total = changeTry, changeTotal
+	}
+	cl, err := client.New(cfg)
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -149,7 +160,7 @@ func (a *app) getTicket(ctx context.Context, s *signIn, name string) error {
 	if err != nil {
 		return err
 	}
-	cl, err := s.client(who.Realm)
+	cl, err := s.client(who.Realm, false)
 	if err != nil {
 		return err
 	}
@@ -269,7 +280,11 @@ func (a *app) changeExpired(ctx context.Context, s *signIn, x expired) (krb.Cred
 			servers = append(servers, fmt.Sprintf("%s:%d", host, kpasswd.Port))
 		}
 	}
-	kp := kpasswd.Client{KDC: x.cl, Servers: servers}
+	patient, err := s.client(x.who.Realm, true)
+	if err != nil {
+		return none, err
+	}
+	kp := kpasswd.Client{KDC: patient, Servers: servers}
 	fmt.Fprintf(a.err, "The password of %s has expired: choose a new one.\n", x.who)
 	for range 3 {
 		pw, err := a.askNewSecret(x.who.String())
@@ -300,7 +315,7 @@ func changeError(err error) error {
 	return fmt.Errorf("changing the password: %w", err)
 }
 
-func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] + "." }
+func sentence(s string) string { return strings.ToUpper(s[:1]) + strings.TrimRight(s[1:], ".") + "." }
 
 func (a *app) renewTicket(ctx context.Context, s *signIn) error {
 	if err := s.kerberos(); err != nil {
@@ -323,7 +338,7 @@ func (a *app) renewTicket(ctx context.Context, s *signIn) error {
 	if err != nil {
 		return refusedError{fmt.Errorf("%s: %w", store.Name(), err)}
 	}
-	cl, err := s.client(old.Client.Realm)
+	cl, err := s.client(old.Client.Realm, false)
 	if err != nil {
 		return err
 	}

@@ -3,17 +3,21 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -31,8 +35,11 @@ func (a *app) askSecret(prompt string) (string, error) {
 	}
 	defer tty.Close()
 	fmt.Fprint(tty, prompt)
-	b, err := term.ReadPassword(int(tty.Fd()))
+	b, err := readUnseen(tty)
 	fmt.Fprintln(tty)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return "", refusedError{errors.New("interrupted: nothing was done")}
+	}
 	if err != nil {
 		return "", fmt.Errorf("reading a password: %w", err)
 	}
@@ -40,6 +47,58 @@ func (a *app) askSecret(prompt string) (string, error) {
 		return "", usagef("a password has at most %d bytes", maxSecret)
 	}
 	return string(b), nil
+}
+
+// readUnseen reads a line that the terminal does not show. A signal that ends the
+// program ends it with os.ErrDeadlineExceeded, and the terminal is as it was:
+// term.ReadPassword would go on reading.
+func readUnseen(tty *os.File) (line []byte, err error) {
+	conn, err := tty.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var before *unix.Termios
+	set := func(change func(*unix.Termios)) error {
+		var cerr error
+		err := conn.Control(func(fd uintptr) {
+			t := before
+			if t == nil {
+				if t, cerr = unix.IoctlGetTermios(int(fd), unix.TCGETS); cerr != nil {
+					return
+				}
+				before = t
+			}
+			now := *t
+			change(&now)
+			cerr = unix.IoctlSetTermios(int(fd), unix.TCSETS, &now)
+		})
+		return errors.Join(err, cerr)
+	}
+	if err := set(func(t *unix.Termios) {
+		t.Lflag = t.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+		t.Iflag |= unix.ICRNL
+	}); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, set(func(*unix.Termios) {})) }()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	end := context.AfterFunc(ctx, func() { tty.SetReadDeadline(time.Unix(1, 0)) })
+	defer end()
+	for b := make([]byte, 1); len(line) <= maxSecret; {
+		n, err := tty.Read(b)
+		switch {
+		case n == 1 && b[0] == '\n':
+			return line, nil
+		case n == 1:
+			line = append(line, b[0])
+		case errors.Is(err, io.EOF) && len(line) > 0:
+			return line, nil
+		case err != nil:
+			return nil, err
+		}
+	}
+	return line, nil
 }
 
 // askNewSecret asks twice.

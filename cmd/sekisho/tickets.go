@@ -207,6 +207,7 @@ func reportCache(s *ccache.Store, c ccache.Cache, now time.Time) cacheReport {
 		sec := off.Seconds()
 		r.OffsetSeconds = &sec
 	}
+	now = kdcTime(r, now)
 	tgt, goodTGT, good := false, false, false
 	for _, e := range c.Tickets() {
 		t := ticketReport{Server: e.Server.String(), Issued: time.Unix(int64(e.AuthTime), 0).UTC(), Starts: e.Start(), Expires: e.End(),
@@ -234,20 +235,27 @@ func reportCache(s *ccache.Store, c ccache.Cache, now time.Time) cacheReport {
 	return r
 }
 
+// kdcTime is the time by the KDC's clock: by it tickets end.
+func kdcTime(r cacheReport, now time.Time) time.Time {
+	if r.OffsetSeconds == nil {
+		return now
+	}
+	return now.Add(time.Duration(*r.OffsetSeconds * float64(time.Second)))
+}
+
 func (a *app) printCache(r cacheReport, now time.Time) error {
 	for _, w := range r.Warnings {
 		fmt.Fprintf(a.err, "sekisho: %s: %s\n", clean(r.Name), clean(w))
 	}
 	a.say("%s, in %s", r.Principal, r.Name)
-	if r.OffsetSeconds != nil {
-		if off := time.Duration(*r.OffsetSeconds * float64(time.Second)); off.Abs() >= time.Second {
-			way := "behind"
-			if off < 0 {
-				way = "ahead of"
-			}
-			a.say("this machine's clock was %s %s the KDC's", clock.Span(off), way)
+	if off := kdcTime(r, now).Sub(now); off.Abs() >= time.Second {
+		way := "behind"
+		if off < 0 {
+			way = "ahead of"
 		}
+		a.say("when the ticket was got, this machine's clock was %s %s the KDC's", clock.Span(off), way)
 	}
+	now = kdcTime(r, now)
 	var rows [][]string
 	for _, t := range r.Tickets {
 		left := "EXPIRED"
