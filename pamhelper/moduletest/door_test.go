@@ -21,7 +21,7 @@ type door struct {
 	dir  string // its folder; tickets is below
 
 	mu     sync.Mutex
-	plans  map[string][]wire.Answer // by the first request's "verb op", or verb: the answers of a conversation, in order
+	plans  map[string][]wire.Answer // by the first request's "verb op" or "verb phase", or verb: the answers of a conversation, in order
 	before func(wire.Request)       // called before a request is answered
 	asked  []wire.Request
 	extra  []string // what went wrong in talking
@@ -108,7 +108,7 @@ func (d *door) talk(c net.Conn) {
 		d.asked = append(d.asked, r)
 		if i == 0 {
 			var ok bool
-			if plan, ok = d.plans[r.Verb+" "+r.Get("op")]; !ok {
+			if plan, ok = d.plans[r.Verb+" "+r.Get("op")+r.Get("phase")]; !ok {
 				plan = d.plans[r.Verb]
 			}
 		}
@@ -142,7 +142,7 @@ func (d *door) note(s string) {
 	d.extra = append(d.extra, s)
 }
 
-// plan says how conversations go that begin with verb, or with "verb op".
+// plan says how conversations go that begin with verb, or with "verb op" or "verb phase".
 func (d *door) plan(verb string, answers ...wire.Answer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
