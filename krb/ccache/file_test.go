@@ -400,6 +400,38 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
+// TestRewriteOfAnother: who is only in the file's group changes it in place, as
+// sekishod renews the caches of sessions, and makes no other file there.
+func TestRewriteOfAnother(t *testing.T) {
+	m := startMIT(t)
+	dir := filepath.Join(m.dir, "session")
+	cc := filepath.Join(dir, "cc")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	write(t, cc, mitCache)
+	if err := errors.Join(os.Chown(dir, 24901, 24902), os.Chown(cc, 24901, 24902), os.Chmod(cc, 0o660)); err != nil {
+		t.Fatal(err)
+	}
+	out := m.sh(`
+		as() { setpriv --reuid $1 --regid $2 --clear-groups "$ME" "$3" "$4"; }
+		as 24903 24902 add $DIR/session/cc
+		as 24901 24901 read $DIR/session/cc
+		if as 24903 24903 add $DIR/session/cc 2>&1; then echo others may; fi
+		if as 24903 24902 destroy $DIR/session/cc 2>&1; then echo gone; fi
+		stat -c "%u %g %a" $DIR/session/cc
+		klist -C -c $DIR/session/cc
+	`)
+	for _, want := range []string{" alice@EXAMPLE.ORG 3 2 ", "24901 24902 660\n", "config: added = "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Count(out, "permission denied") != 2 || strings.Contains(out, "others may") {
+		t.Errorf("somebody else's rights:\n%s", out)
+	}
+}
+
 // TestLocks: nobody reads while it is written, and a lock that is never given up
 // ends in an error, not in a wait without end.
 func TestLocks(t *testing.T) {

@@ -107,6 +107,11 @@ func helper(deed string, args []string) error {
 		return err
 	case "destroy":
 		return s.Destroy(ctx)
+	case "add": // one entry more, in place
+		return s.Rewrite(ctx, func(c Cache) (Cache, error) {
+			c.Entries = append(c.Entries, NewConfig(c.Principal, "added", "", nil))
+			return c, nil
+		})
 	}
 	return errors.New("no such deed")
 }
