@@ -184,7 +184,11 @@ func (a *app) credentials(p place, c config.Config) (ldapsync.ClientConfig, erro
 	case "external":
 		cc.External = true
 	case "kerberos":
-		cc.GSSAPI = &ldapsync.GSSAPI{CCache: ticketFile(), Krb5Conf: p.krb5conf}
+		cache, err := ticketFile()
+		if err != nil {
+			return cc, err
+		}
+		cc.GSSAPI = &ldapsync.GSSAPI{CCache: cache, Krb5Conf: p.krb5conf}
 		if allLDAPI(p.provider.URLs) {
 			cc.GSSAPI.Service = "ldap/" + c.Host
 		}
@@ -269,12 +273,23 @@ func allLDAPI(urls []string) bool {
 	return len(urls) > 0
 }
 
-// ticketFile is the caller's credential cache, as MIT's tools find it.
-func ticketFile() string {
-	if c := os.Getenv("KRB5CCNAME"); c != "" {
-		return c
+// ticketFile is the file of the caller's credential cache, which was read strictly
+// once: the library that reads it again is not strict.
+func ticketFile() (string, error) {
+	stores, _, err := openCaches(context.Background(), "", false)
+	if err != nil {
+		return "", err
 	}
-	return fmt.Sprintf("/tmp/krb5cc_%d", os.Getuid())
+	name := stores[0].Name()
+	if _, err := stores[0].Read(context.Background()); err != nil {
+		return "", noTickets(err, name)
+	}
+	for _, kind := range []string{"FILE:", "DIR::"} {
+		if path, ok := strings.CutPrefix(name, kind); ok {
+			return path, nil
+		}
+	}
+	return "", usagef("--auth kerberos reads tickets from files only, not from %s: set KRB5CCNAME to another cache", name)
 }
 
 // ask puts one question to this machine's sekishod.
