@@ -1,6 +1,7 @@
 package clock
 
 import (
+	"net"
 	"time"
 
 	"github.com/sekisho/sekisho/broker"
@@ -51,6 +52,8 @@ type Clock struct {
 	Name string `json:"name,omitempty"` // of the server; empty for this host and for clients
 }
 
+const localhost = "localhost"
+
 // Verdict is what was made of a source.
 type Verdict string
 
@@ -77,6 +80,15 @@ type Source struct {
 	Age     time.Duration `json:"age_ns"`
 	Verdict Verdict       `json:"verdict"`
 	Why     string        `json:"why,omitempty"` // for Silent, Denied and False
+
+	own bool // it is known to run on this machine
+}
+
+// here tells whether it is this machine's own clock, asked over the network: that
+// it agrees with this host's says nothing.
+func (s *Source) here() bool {
+	host, _, err := net.SplitHostPort(s.Name)
+	return s.own || s.Name == localhost || err == nil && host == localhost
 }
 
 // Status is what the guard knows.

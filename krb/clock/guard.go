@@ -1,9 +1,7 @@
 package clock
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,13 +49,6 @@ type answer struct {
 	at            time.Duration // by the monotonic clock
 }
 
-// peer is a KDC or a directory server.
-type peer struct {
-	answer
-	heard bool
-	why   string // it was not heard
-}
-
 // server is a time server.
 type server struct {
 	Clock
@@ -100,109 +91,6 @@ func (g *Guard) mono() time.Duration { return time.Since(g.start) }
 
 // lead is how far the wall clock is ahead of the monotonic one.
 func (g *Guard) lead() time.Duration { return g.c.Now().Round(0).Sub(g.start.Round(0)) - g.mono() }
-
-// Observe takes note of a KDC's clock as an answer of its showed it: it was
-// offset ahead of this machine's (negative: behind), give or take bound, which
-// includes the answer's resolution and the time it may have been on its way.
-// source is host, host:port or IP:port; what AskKDC has reached at that address
-// is the same KDC.
-func (g *Guard) Observe(source string, offset, bound time.Duration) {
-	g.observe(KDC, source, offset, bound)
-}
-
-// ObserveDirectory is Observe for a directory server.
-func (g *Guard) ObserveDirectory(source string, offset, bound time.Duration) {
-	g.observe(Directory, source, offset, bound)
-}
-
-func (g *Guard) observe(k Kind, source string, offset, bound time.Duration) {
-	if bound < 0 || bound > g.maxBound() {
-		return // too unsure to tell anything
-	}
-	g.mu.Lock()
-	g.notice()
-	now := g.mono()
-	p := g.peer(k, source)
-	if old := around(p.offset, p.aged(now)); p.heard && now-p.at < maxAge && old.overlaps(around(offset, bound)) {
-		// Not moved since: it is where both answers say.
-		both := interval{max(old.lo, offset-bound), min(old.hi, offset+bound)}
-		offset, bound = both.mid(), both.bound()
-	}
-	p.heard, p.why, p.answer = true, "", answer{p.Clock, offset, max(bound, minBound), now}
-	g.mu.Unlock()
-	g.judge()
-}
-
-// Missed takes note that a KDC or directory server could not be asked. Its last
-// answer counts as long as it is young.
-func (g *Guard) Missed(k Kind, source string, err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.peer(k, source).why = err.Error()
-}
-
-// AskKDC asks one KDC (host:port) of the realm the time, and takes note of what
-// it says; for Config.Probe. It ends with ctx or after some seconds.
-func (g *Guard) AskKDC(ctx context.Context, addr, realm string) error {
-	offset, bound, from, err := askKDC(ctx, addr, realm, g.c.Now)
-	if err != nil {
-		g.Missed(KDC, addr, err)
-		return err
-	}
-	g.mu.Lock()
-	if name := shortName(KDC, from); name != shortName(KDC, addr) && len(g.names) < maxPeers {
-		g.names[name] = shortName(KDC, addr)
-		g.peers = slices.DeleteFunc(g.peers, func(p *peer) bool { return p.Clock == Clock{KDC, name} })
-	}
-	g.mu.Unlock()
-	g.Observe(addr, offset, bound)
-	return nil
-}
-
-// shortName is a source as it is shown: without the usual port.
-func shortName(k Kind, source string) string {
-	source = clean(source)
-	if k == KDC {
-		if host, port, err := net.SplitHostPort(source); err == nil && port == "88" {
-			return host
-		}
-	}
-	return source
-}
-
-// peer is the peer of that name, made if there is none. With mu held.
-func (g *Guard) peer(k Kind, source string) *peer {
-	name := shortName(k, source)
-	if other, ok := g.names[name]; ok && k == KDC {
-		name = other
-	}
-	if i := slices.IndexFunc(g.peers, func(p *peer) bool { return p.Clock == Clock{k, name} }); i >= 0 {
-		return g.peers[i]
-	}
-	p := &peer{answer: answer{Clock: Clock{k, name}}}
-	g.peers = append(g.peers, p)
-	g.drop(k)
-	return p
-}
-
-// drop forgets the oldest peer of a kind when there are too many. With mu held.
-func (g *Guard) drop(k Kind) {
-	n := 0
-	for _, p := range g.peers {
-		if p.Kind == k {
-			n++
-		}
-	}
-	if n > maxPeers {
-		oldest := -1
-		for i, p := range g.peers[:len(g.peers)-1] { // the last is new
-			if p.Kind == k && (oldest < 0 || p.at < g.peers[oldest].at) {
-				oldest = i
-			}
-		}
-		g.peers = slices.Delete(g.peers, oldest, oldest+1)
-	}
-}
 
 // maxBound is how unsure an answer may be and still count.
 func (g *Guard) maxBound() time.Duration { return max(g.c.Skew/10, time.Second) }
@@ -305,7 +193,9 @@ func (g *Guard) sources(now time.Duration) []Source {
 			switch {
 			case p.Kind != k:
 			case p.heard && now-p.at < maxAge && p.aged(now) <= g.maxBound():
-				out = append(out, source(&p.answer))
+				o := source(&p.answer)
+				o.own = p.own
+				out = append(out, o)
 			case p.why != "":
 				out = append(out, Source{Clock: p.Clock, Verdict: Silent, Why: p.why})
 			}

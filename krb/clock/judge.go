@@ -63,15 +63,18 @@ func (c *court) of(k Kind, f func(s *Source)) {
 func (c *court) intervals(kinds ...Kind) []interval {
 	var out []interval
 	for _, k := range kinds {
-		c.of(k, func(s *Source) { out = append(out, around(s.Offset, s.Bound)) })
+		c.of(k, func(s *Source) {
+			if k == TimeServer || !s.here() {
+				out = append(out, around(s.Offset, s.Bound))
+			}
+		})
 	}
 	return out
 }
 
 // reference is the right time against this machine's clock, as the time servers
 // agree on it. When they do not agree, the KDCs may tip the scales, with at
-// least one of them. This machine has no vote, and neither has the KDC as long
-// as the time servers agree: an embedded KDC is this machine.
+// least one of them. This machine has no vote, nor has a KDC on it.
 func (c *court) reference() (interval, bool) {
 	servers := c.intervals(TimeServer)
 	if r, ok := intersect(servers); ok {
@@ -119,10 +122,10 @@ func (c *court) against(ref interval) Status {
 			w.by.host = hostState == Good
 			state := c.classify(w.err)
 			s.Verdict = verdicts[state]
-			if around(s.Offset, s.Bound).overlaps(ref) {
+			if !s.here() && around(s.Offset, s.Bound).overlaps(ref) {
 				*witness++
 			}
-			if state != Good {
+			if state != Good && !(s.here() && hostState != Good && c.classify(s.Offset) == Good) { // not this host's once more
 				*list = append(*list, w)
 			}
 		}
@@ -180,6 +183,12 @@ func sentences(wrong []wrongClock) string {
 	return strings.Join(texts, "; ")
 }
 
+// elsewhere tells whether one of a kind was heard from another machine.
+func (c *court) elsewhere(k Kind) (found bool) {
+	c.of(k, func(s *Source) { found = found || !s.here() })
+	return found
+}
+
 // alone judges without time servers: only differences are known.
 func (c *court) alone() Status {
 	contradict := false
@@ -193,7 +202,7 @@ func (c *court) alone() Status {
 		state := c.classify(s.Offset)
 		states = append(states, state)
 		s.Verdict = Alone
-		if state == Good {
+		if state == Good && !s.here() {
 			s.Verdict = Right
 		}
 		if worst == nil || s.Offset.Abs() > worst.Offset.Abs() {
@@ -217,6 +226,9 @@ func (c *court) alone() Status {
 		st.State = max(st.State, Near)
 	}
 	which := "KDC " + worst.Name
+	if c.classify(worst.Offset) == Good && !c.elsewhere(KDC) {
+		return Status{Text: why + ", and the KDC is this host: nobody knows whether its clock is right"}
+	}
 	if c.classify(worst.Offset) == Good {
 		st.Text = "the clocks of this host and of " + which + " agree (" + Span(worst.Offset) + " apart " + give(worst.Bound) + "); " + why
 		return st

@@ -31,28 +31,31 @@ const (
 //
 // The answer is not authenticated: who sits on the path can lie here.
 func ProbeKDC(ctx context.Context, addr, realm string, now func() time.Time) (offset, bound time.Duration, err error) {
-	offset, bound, _, err = askKDC(ctx, addr, realm, now)
-	return offset, bound, err
+	t, err := askKDC(ctx, addr, realm, now)
+	return t.offset, t.bound, err
 }
 
-// askKDC is ProbeKDC, and tells the IP:port that answered.
-func askKDC(ctx context.Context, addr, realm string, now func() time.Time) (offset, bound time.Duration, from string, err error) {
+// told is what a KDC said.
+type told struct {
+	offset, bound time.Duration
+	from          string // IP:port
+	own           bool   // it runs on this machine
+}
+
+func askKDC(ctx context.Context, addr, realm string, now func() time.Time) (told, error) {
 	msg, err := question(realm)
 	if err == nil {
-		offset, bound, from, err = probe(ctx, "tcp", addr, realm, msg, now)
-		if err != nil {
-			var again error
-			if offset, bound, from, again = probe(ctx, "udp", addr, realm, msg, now); again != nil {
-				err = fmt.Errorf("%w; %w", err, again)
-			} else {
-				err = nil
-			}
+		var t told
+		if t, err = probe(ctx, "tcp", addr, realm, msg, now); err == nil {
+			return t, nil
 		}
+		t, again := probe(ctx, "udp", addr, realm, msg, now)
+		if again == nil {
+			return t, nil
+		}
+		err = fmt.Errorf("%w; %w", err, again)
 	}
-	if err != nil {
-		return 0, 0, "", fmt.Errorf("asking the KDC %s the time: %w", clean(addr), err)
-	}
-	return offset, bound, from, nil
+	return told{}, fmt.Errorf("asking the KDC %s the time: %w", clean(addr), err)
 }
 
 // question is an AS-REQ for nobody.
@@ -69,12 +72,12 @@ func question(realm string) ([]byte, error) {
 	return req.Marshal()
 }
 
-func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (offset, bound time.Duration, from string, err error) {
+func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (told, error) {
 	ctx, cancel := context.WithTimeout(ctx, kdcTimeout)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
-		return 0, 0, "", err
+		return told{}, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -85,14 +88,19 @@ func probe(ctx context.Context, network, addr, realm string, msg []byte, now fun
 		if ctx.Err() != nil {
 			err = fmt.Errorf("no answer by %s in %s", network, Span(kdcTimeout))
 		}
-		return 0, 0, "", err
+		return told{}, err
 	}
 	took := time.Since(start)
 	theirs, resolution, err := kdcTime(body, realm)
 	if err != nil {
-		return 0, 0, "", err
+		return told{}, err
 	}
-	return theirs.Sub(wall.Add(took / 2)), took/2 + resolution, conn.RemoteAddr().String(), nil
+	t := told{offset: theirs.Sub(wall.Add(took / 2)), bound: took/2 + resolution, from: conn.RemoteAddr().String()}
+	// Who reaches an address of this machine has it himself.
+	us, _, err1 := net.SplitHostPort(conn.LocalAddr().String())
+	them, _, err2 := net.SplitHostPort(t.from)
+	t.own = err1 == nil && err2 == nil && us == them
+	return t, nil
 }
 
 func exchangeKDC(conn net.Conn, network string, msg []byte) ([]byte, error) {

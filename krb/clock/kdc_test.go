@@ -131,9 +131,11 @@ func TestProbeHungKDC(t *testing.T) {
 	}
 }
 
-// What AskKDC reaches by name and another reports by address is one KDC.
+// Whatever AskKDC is told and others report, one address is one KDC; and one that
+// is this machine itself does not make its clock good.
 func TestOneKDCOfTwoNames(t *testing.T) {
-	addr := fakeKDC(t, func() []byte { return framed(krbError(t, 10*time.Minute, nil)) })
+	var offset time.Duration = 10 * time.Minute
+	addr := fakeKDC(t, func() []byte { return framed(krbError(t, offset, nil)) })
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -152,22 +154,25 @@ func TestOneKDCOfTwoNames(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	g.Observe(addr, 0, 10*time.Millisecond)
-	if s := g.Status(); len(s.Sources) != 1 || s.Sources[0].Name != name || s.State != Good {
+	if s := g.Status(); len(s.Sources) != 1 || s.Sources[0].Name != name || s.State != Unknown || s.Sources[0].Verdict != Alone {
+		t.Errorf("%+v", s)
+	}
+	// A name that is no loopback's: what it leads to is learned by asking.
+	g.names["203.0.113.9"] = "kdc9.example.org"
+	g.Observe("203.0.113.9:88", 0, time.Second)
+	if s := g.Status(); len(s.Sources) != 2 || s.Sources[1].Name != "kdc9.example.org" || s.State != Good {
 		t.Errorf("%+v", s)
 	}
 	if err := g.AskKDC(context.Background(), "127.0.0.1:1", testRealm); err == nil {
 		t.Error("nobody is a KDC")
 	}
-	if s := g.Status(); s.State != Good {
-		t.Errorf("%+v", s)
-	}
 	g.judge()
 	s = g.Status()
-	if len(s.Sources) != 2 || s.Sources[1].Verdict != Silent || s.Sources[1].Why == "" {
+	if len(s.Sources) != 3 || s.Sources[2].Verdict != Silent || s.Sources[2].Why == "" || s.State != Good {
 		t.Errorf("%+v", s)
 	}
 	g.Observe("kdc2.example.org:88", 0, time.Second)
-	if s := g.Status(); s.Sources[2].Name != "kdc2.example.org" {
+	if s := g.Status(); s.Sources[3].Name != "kdc2.example.org" {
 		t.Errorf("%+v", s)
 	}
 }

@@ -217,6 +217,26 @@ func TestRealClocks(t *testing.T) {
 	expect(t, fresh, Good, "3 time servers")
 }
 
+// A KDC on this very machine, by whatever address, says nothing about its clock.
+func TestOwnKDC(t *testing.T) {
+	ctx := within(t, time.Minute)
+	kdc, err := testenv.StartKDC(ctx, testenv.KDCConfig{Dir: t.TempDir()}) // on the bridge's address, which is ours
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kdc.Close()
+	g, err := New(Config{Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AskKDC(ctx, kdc.Addr, kdc.Realm); err != nil {
+		t.Fatal(err)
+	}
+	if s := g.Status(); s.State != Unknown || !strings.Contains(s.Text, "the KDC is this host") {
+		t.Errorf("%+v", s)
+	}
+}
+
 // While Run runs: the KDC goes wrong and is mended, and nobody does anything.
 func TestRunFollowsRealClocks(t *testing.T) {
 	ctx := within(t, 2*time.Minute)
