@@ -264,10 +264,16 @@ func bindAndChange(ctx context.Context, c *conn, dn, password, new string) (answ
 	if err != nil || new == "" || v.code != ldap.LDAPResultSuccess {
 		return answer{verdict: v}, err
 	}
-	// RFC 3062 §2: without userIdentity it is the bound user's.
-	value := tlv(tagSequence, tlv(0x81, []byte(password)), tlv(0x82, []byte(new)))
-	op = tlv(opExtendedRequest, tlv(0x80, []byte(oidPasswordModify)), tlv(0x81, value))
-	v, err = passwordExchange(ctx, c, op, opExtendedResponse)
+	// RFC 3062 §2: without userIdentity it is the bound user's. The bind has shown the
+	// old one; it goes along only where the policy wants it (pwdSafeModify), for slapd
+	// refuses it to users who may not authenticate against their own userPassword.
+	for _, parts := range [][][]byte{{tlv(0x82, []byte(new))}, {tlv(0x81, []byte(password)), tlv(0x82, []byte(new))}} {
+		op = tlv(opExtendedRequest, tlv(0x80, []byte(oidPasswordModify)), tlv(0x81, tlv(tagSequence, parts...)))
+		v, err = passwordExchange(ctx, c, op, opExtendedResponse)
+		if err != nil || v.policy != policyNeedsOld {
+			break
+		}
+	}
 	return answer{v, true}, err
 }
 

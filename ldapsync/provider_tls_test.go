@@ -12,7 +12,7 @@ import (
 	"github.com/sekisho/sekisho/testenv"
 )
 
-func writeFile(t *testing.T, b []byte) string {
+func writeFile(t testing.TB, b []byte) string {
 	t.Helper()
 	f := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(f, b, 0o600); err != nil {
