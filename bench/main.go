@@ -46,6 +46,7 @@ var parts = []struct {
 	{"akc", measureAKC},
 	{"ssh", measureSSH},
 	{"socket", measureSocket},
+	{"accept", measureAccept},
 	{"publish", measurePublish},
 	{"sync", measureSync},
 }
