@@ -25,7 +25,8 @@ BASE="
  libcap2 libedit2 libgnutls30 libnettle8 libseccomp2
  git make gcc libc6-dev"
 UNPACKED="chrony"                   # with base; what it needs stands above
-BENCH="sssd-ldap sssd-common sssd-tools libnss-sss ldap-utils slapd gcc libc6-dev"
+BENCH="sssd-ldap sssd-krb5 sssd-common sssd-tools libnss-sss libpam-sss libpam-krb5 ldap-utils slapd
+ pamtester libkrb5-dev libldap-dev gcc libc6-dev"
 DOCKER="docker.io docker-compose debootstrap iptables ca-certificates"
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
