@@ -18,13 +18,14 @@ import (
 
 const aliceUID = 2001
 
+// addAlice adds users to the sandbox; its hosts have them too, then.
 var addAlice = sync.OnceValue(func() error {
 	f, err := os.OpenFile("/etc/passwd", os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = fmt.Fprintf(f, "alice:x:%d:%d::/nonexistent:/bin/sh\nbob:x:2002:2002::/nonexistent:/bin/sh\n", aliceUID, aliceUID)
+	_, err = fmt.Fprintf(f, "alice:x:%d:%d::/home/alice:/bin/bash\nbob:x:2002:2002::/home/bob:/bin/bash\n", aliceUID, aliceUID)
 	return err
 })
 
@@ -386,13 +387,13 @@ func removing(t *testing.T, v variant) {
 		}
 		d := ticketDoor(t, ccache(100))
 		dir := v.stack(t, d, every)
-		d.before = func(r wire.Request) {
+		d.whenAsked(func(r wire.Request) {
 			if r.Get("op") == "open" {
 				if err := tc.change(d); err != nil {
 					t.Error(err)
 				}
 			}
-		}
+		})
 		got := v.start(t, dir, "auth", "setcred:e", "open", "close")
 		wants(t, got, rc("auth", 0), rc("setcred", 0), rc("open", 0), rc("close", tc.code))
 		if left := strings.Join(d.ticketNames(t), ","); left != tc.left {

@@ -149,6 +149,13 @@ func (d *door) plan(verb string, answers ...wire.Answer) {
 	d.plans[verb] = answers
 }
 
+// whenAsked has f called before each answer.
+func (d *door) whenAsked(f func(wire.Request)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before = f
+}
+
 // heard returns the requests since the last call, as lines without the version.
 func (d *door) heard() []string {
 	d.mu.Lock()

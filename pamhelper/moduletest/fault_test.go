@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,15 +66,16 @@ func cutAnswers(t *testing.T, v variant) {
 		"1 no 0 reason=wrong-password text=no\n",
 		"1 no 2 reason=prompt\npassword P: \ninfo i\n",
 	} {
-		n := 0
+		var n atomic.Int64
 		d := rawDoor(t, func(c net.Conn) {
 			request(c)
-			io.WriteString(c, answer[:n])
+			io.WriteString(c, answer[:n.Load()])
 		})
 		dir := v.stack(t, d, every)
-		for n = range answer {
+		for i := range answer {
+			n.Store(int64(i))
 			if got := v.start(t, dir, "reply=x", "auth", "env"); last(got) != rc("auth", unavail) {
-				t.Fatalf("%q: %q", answer[:n], got)
+				t.Fatalf("%q: %q", answer[:i], got)
 			}
 		}
 	}
@@ -90,10 +92,10 @@ func cutAnswers(t *testing.T, v variant) {
 func TestUnreadableAnswers(t *testing.T) { each(t, unreadable) }
 
 func unreadable(t *testing.T, v variant) {
-	answer := ""
-	d := rawDoor(t, func(c net.Conn) { request(c); io.WriteString(c, answer) })
+	var said atomic.Value
+	d := rawDoor(t, func(c net.Conn) { request(c); io.WriteString(c, said.Load().(string)) })
 	dir := v.stack(t, d, every)
-	for _, answer = range []string{
+	for _, answer := range []string{
 		"\n", " \n", "1\n", "1 yes\n", "1 yes \n", "yes 0\n", "1 YES 0\n", "1 yes 00\n", "1 yes 01\n", "1 yes -1\n", "1 yes 0 \n", " 1 yes 0\n",
 		"1  yes 0\n", "1 yes  0\n", "1 yes 0\r\n", "1 yes 0\x00\n", "1 yes 0\n\n", "1 yes 0\n1 yes 0\n", "1 yes 0\nx", "1 yes 0 x\n",
 		"2 yes 0\n", "0 yes 0\n", "01 yes 0\n", "100000 yes 0\n", "99999 yes 0\n", "one yes 0\n", "1 maybe 0\n", "1 yes 0 reason=\n", "1 yes 0 reason=A\n",
@@ -106,6 +108,7 @@ func unreadable(t *testing.T, v variant) {
 		"1 yes 100\n" + strings.Repeat("info "+strings.Repeat("x", 20000)+"\n", 100),
 		strings.Repeat("x", 2<<20), strings.Repeat("\n", 100),
 	} {
+		said.Store(answer)
 		if got := v.start(t, dir, "auth", "env"); last(got) != rc("auth", unavail) {
 			t.Errorf("%.60q: %q", answer, got)
 		}
@@ -114,11 +117,12 @@ func unreadable(t *testing.T, v variant) {
 		}
 	}
 	// The longest that are good.
-	for _, answer = range []string{
+	for _, answer := range []string{
 		"1 yes 0 reason=" + strings.Repeat("r", 64) + " text=" + strings.Repeat("t", wire.MaxText) + "\n",
 		"1 yes 1\ninfo " + strings.Repeat("x", wire.MaxBodyLine-5) + "\n",
 		"1 yes 16384\n" + strings.Repeat("info \n", 16384),
 	} {
+		said.Store(answer)
 		if got := v.start(t, dir, "auth:s"); last(got) != rc("auth", success) {
 			t.Errorf("%.60q: %q", answer, got)
 		}
@@ -304,16 +308,14 @@ func nobodyListens(t *testing.T, v variant) {
 func TestTurnedAway(t *testing.T) { each(t, turnedAway) }
 
 func turnedAway(t *testing.T, v variant) {
-	answer := ""
 	d := rawDoor(t, func(c net.Conn) {
-		io.WriteString(c, answer)
+		io.WriteString(c, "1 unknown 0 reason=busy text=too%20many\n")
 		c.(*net.UnixConn).CloseRead() // so that writing to it fails
 		time.Sleep(50 * time.Millisecond)
 	})
 	dir := v.stack(t, d, every)
 	busy := false
 	for range 20 {
-		answer = "1 unknown 0 reason=busy text=too%20many\n"
 		got := v.start(t, dir, "logs", "sigpipe=dfl", "auth:s")
 		if last(got) != rc("auth", unavail) {
 			t.Errorf("%q", got)

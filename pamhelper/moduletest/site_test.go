@@ -34,6 +34,13 @@ func newSite(t *testing.T) *site {
 		if err := s.host.AddUser(testenv.LocalUser{Name: name, UID: uid}); err != nil {
 			t.Fatal(err)
 		}
+		home := "/home/" + name // not made for a user whom the sandbox has already
+		if err := s.host.Inside(func() error { return os.MkdirAll(home, 0o700) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.host.Chown(home, name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := s.host.WriteFile("/etc/passwd.local", []byte("root:x:0:0::/root:/bin/bash\nlocal:x:2003:2003::/home/local:/bin/bash\n"), 0o644); err != nil {
 		t.Fatal(err)
