@@ -11,7 +11,8 @@ import (
 
 func (a *app) hostCommand() *cobra.Command {
 	c := noun("host", "Hosts: the machines that people enter")
-	c.AddCommand(a.hostAdd(), a.hostSet(), a.hostRemove(), a.hostShow(), a.hostList(), a.hostKeytab())
+	c.AddCommand(a.hostAdd(), a.hostSet(), a.hostRemove(), a.hostShow(), a.hostList(), a.hostKeytab(),
+		a.hostBundle(), a.hostEnrol())
 	return c
 }
 

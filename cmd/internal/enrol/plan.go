@@ -1,11 +1,13 @@
 package enrol
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,21 +134,12 @@ func (p *Plan) add(ch change) error {
 		missing = append([]string{d}, missing...)
 	}
 	for _, d := range missing {
-		if !contains(p.dirs, d) {
+		if !slices.Contains(p.dirs, d) {
 			p.dirs = append(p.dirs, d)
 		}
 	}
 	p.changes = append(p.changes, ch)
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // groupID finds a group in /etc/group.
@@ -194,11 +187,11 @@ func (p *Plan) own(c Config, b Bundle) error {
 		after: state{exists: true, data: []byte(b.Directory.Password + "\n"), mode: 0o600}}); err != nil {
 		return err
 	}
-	if _, err := readKeytab(b.Kerberos.ServiceKeytab); err != nil {
-		return fmt.Errorf("the bundle's keys of sekishod: %w", err)
+	keys, err := sekishodKeytab(b)
+	if err != nil {
+		return err
 	}
-	if err := p.add(change{path: serviceKeytab, secret: true, group: User,
-		after: state{exists: true, data: b.Kerberos.ServiceKeytab, mode: 0o640}}); err != nil {
+	if err := p.add(change{path: serviceKeytab, secret: true, group: User, after: state{exists: true, data: keys, mode: 0o640}}); err != nil {
 		return err
 	}
 	if err := p.put(ownKrb5Conf, wholeKrb5Conf(b), 0o644); err != nil {
@@ -265,7 +258,7 @@ func (p *Plan) unit(c Config, _ Bundle) error {
 // systemd tells whether it runs this machine (sd_booted(3)).
 func systemd() bool {
 	st, err := os.Lstat("/run/systemd/system")
-	return err == nil && st.IsDir() && os.Getenv("container") != "chroot"
+	return err == nil && st.IsDir()
 }
 
 func (p *Plan) nss(Config, Bundle) error { return p.edit(nssConf, nssSystemd) }
@@ -304,6 +297,33 @@ func (p *Plan) sshd(c Config, _ Bundle) error {
 	return p.edit(sshdConf, func(t string) (string, error) { return sshdInclude(t, sshdSnippet) })
 }
 
+// sekishodKeytab is the bundle's keytab for sekishod; the one that is there, when
+// it has the same keys.
+func sekishodKeytab(b Bundle) ([]byte, error) {
+	want, err := readKeytab(b.Kerberos.ServiceKeytab)
+	if err != nil {
+		return nil, fmt.Errorf("the bundle's keys of sekishod: %w", err)
+	}
+	now, err := readState(serviceKeytab)
+	if err != nil {
+		return nil, err
+	}
+	have, err := readKeytab(now.data)
+	if err != nil || !slices.EqualFunc(have, want, sameKey) {
+		return b.Kerberos.ServiceKeytab, nil // whatever is there is not needed
+	}
+	return now.data, nil
+}
+
+// sameKey compares all but when an entry was written.
+func sameKey(a, b krb.KeytabEntry) bool {
+	return sameVersion(a, b) && bytes.Equal(a.Key.Value, b.Key.Value)
+}
+
+func sameVersion(a, b krb.KeytabEntry) bool {
+	return a.Principal.String() == b.Principal.String() && a.KVNO == b.KVNO && a.Key.EType == b.Key.EType
+}
+
 // mergeKeytab is a keytab with what it lacks of another, fresh. No key is lost.
 func mergeKeytab(before state, fresh []byte) (state, error) {
 	want, err := readKeytab(fresh)
@@ -321,11 +341,11 @@ func mergeKeytab(before state, fresh []byte) (state, error) {
 next:
 	for _, w := range want {
 		for _, h := range have {
-			if h.Principal.String() == w.Principal.String() && h.KVNO == w.KVNO && h.Key.EType == w.Key.EType {
-				if string(h.Key.Value) != string(w.Key.Value) {
-					return state{}, fmt.Errorf("it has another key of %s, version %d: it is that of a realm that is no more, or of another host: take it out with ktutil", w.Principal, w.KVNO)
-				}
+			switch {
+			case sameKey(h, w):
 				continue next
+			case sameVersion(h, w):
+				return state{}, fmt.Errorf("it has another key of %s, version %d: it is that of a realm that is no more, or of another host: take it out with ktutil", w.Principal, w.KVNO)
 			}
 		}
 		missing = append(missing, w)

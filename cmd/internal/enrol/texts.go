@@ -57,7 +57,7 @@ keytab = %q
 
 [pam]
 password = "kdc"
-`, ours, b.Host, list(b.Directory.URL), b.Directory.Base, b.Directory.RuleBase, b.Directory.BindDN, passwordFile, caFile,
+`, ours, b.FQDN, list(b.Directory.URL), b.Directory.Base, b.Directory.RuleBase, b.Directory.BindDN, passwordFile, caFile,
 		b.Directory.Schema, ownKrb5Conf, b.Kerberos.Realm, serviceKeytab)
 	if len(b.Clock) > 0 {
 		fmt.Fprintf(&t, "\n[clock]\nservers = %s\n", list(b.Clock))
