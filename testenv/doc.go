@@ -42,6 +42,10 @@
 //		out, err := client.SSH(ctx, testenv.SSHCall{To: web, User: "alice", Key: key, Command: "id -un"}).Output()
 //	}
 //
+// Clocks go wrong on purpose: [Host.MoveClock] moves that of a host's C programs
+// while they run, [Host.StartChronyd] serves it by NTP, and [StartNTP] lies. Go
+// programs keep the machine's clock.
+//
 // Everything a test can do a program can do: [NewWorld] and all methods return
 // errors and know nothing of package testing. A program calls [Reexec] first
 // thing in main. The demo keeps a sandbox beyond its own life with [StartHolder]

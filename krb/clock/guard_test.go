@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,11 +25,10 @@ type scene struct {
 	*Guard
 	logs *logtest.Hook
 
-	mu     sync.Mutex
-	wall   time.Duration // of this host's clock against the true time
-	says   map[string]func() (sample, error)
-	asked  map[string][]time.Duration // since the start
-	probed []time.Duration
+	mu    sync.Mutex
+	wall  time.Duration // of this host's clock against the true time
+	says  map[string]func() (sample, error)
+	asked map[string][]time.Duration // since the start
 }
 
 // honest is a server that tells the true time.
@@ -65,6 +65,13 @@ func newScene(t *testing.T, c Config, servers ...string) *scene {
 	}
 	s.Guard = g
 	return s
+}
+
+// times is when a server was asked, since the start.
+func (s *scene) times(name string) []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked[name])
 }
 
 // run runs the guard in the background.
@@ -113,11 +120,11 @@ func TestUnknownUntilSomebodySaysSo(t *testing.T) {
 		s.run(t)
 		s.after(t, time.Hour, Unknown, "no time server and no KDC has answered")
 		// Asked soon at first, and rarer, but never given up.
-		n := len(s.asked["ntp1"])
+		n := len(s.times("ntp1"))
 		if n < 3*50 || n > 3*70 {
 			t.Errorf("asked %d times in an hour", n)
 		}
-		if early := s.asked["ntp1"][3]; early > 10*time.Second {
+		if early := s.times("ntp1")[3]; early > 10*time.Second {
 			t.Errorf("looked again after %s", early)
 		}
 		s.set(func() { s.says["ntp1"] = s.honest(8 * time.Millisecond) })
@@ -131,12 +138,12 @@ func TestLifeOfAGuard(t *testing.T) {
 		s.run(t)
 		s.after(t, 10*time.Millisecond, Good, "by 3 time servers")
 		s.after(t, 30*time.Minute, Good, "")
-		if n := len(s.asked["ntp1"]); n < 3*6 || n > 3*8 {
+		if n := len(s.times("ntp1")); n < 3*6 || n > 3*8 {
 			t.Errorf("asked %d times in half an hour", n)
 		}
-		for i, at := range s.asked["ntp1"] {
-			if i > 0 && at-s.asked["ntp1"][i-1] < 2*time.Second {
-				t.Errorf("asked after %s and after %s", s.asked["ntp1"][i-1], at)
+		for i, at := range s.times("ntp1") {
+			if i > 0 && at-s.times("ntp1")[i-1] < 2*time.Second {
+				t.Errorf("asked after %s and after %s", s.times("ntp1")[i-1], at)
 			}
 		}
 		// This host's clock goes wrong in one step: noticed within a second.
@@ -184,10 +191,10 @@ func TestSmallStep(t *testing.T) {
 		s := newScene(t, Config{}, "ntp1")
 		s.run(t)
 		s.after(t, time.Minute, Good, "")
-		n := len(s.asked["ntp1"])
+		n := len(s.times("ntp1"))
 		s.set(func() { s.wall = time.Second })
 		s.after(t, 5*time.Second, Good, "")
-		if len(s.asked["ntp1"]) != n {
+		if len(s.times("ntp1")) != n {
 			t.Error("asked anew")
 		}
 	})
@@ -243,8 +250,9 @@ func TestWrongClockIsWatched(t *testing.T) {
 		var s *scene
 		kdc := 10 * time.Minute
 		s = newScene(t, Config{Probe: func(_ context.Context, g *Guard) {
-			s.set(func() { s.probed = append(s.probed, 0) })
-			g.Observe("kdc1", kdc, 20*time.Millisecond)
+			var offset time.Duration
+			s.set(func() { offset = kdc })
+			g.Observe("kdc1", offset, 20*time.Millisecond)
 		}}, "ntp1")
 		s.run(t)
 		s.after(t, 10*time.Second, Beyond, "the clock of KDC kdc1 is 10 min 0 s ahead (+/- ")
@@ -326,21 +334,21 @@ func TestKissOfDeath(t *testing.T) {
 		s.run(t)
 		s.after(t, 6*time.Hour, Good, "by 1 time server")
 		for _, name := range []string{"deny", "rstr"} {
-			if n := len(s.asked[name]); n != 1 {
+			if n := len(s.times(name)); n != 1 {
 				t.Errorf("%s was asked %d times", name, n)
 			}
 		}
 		// 10, 20, 40, 80, 160 minutes between, or more.
-		if n := len(s.asked["rate"]); n < 5 || n > 6 {
-			t.Errorf("rate was asked %d times: %v", n, s.asked["rate"])
+		if n := len(s.times("rate")); n < 5 || n > 6 {
+			t.Errorf("rate was asked %d times: %v", n, s.times("rate"))
 		}
 		gap := 10 * time.Minute
-		for i, at := range s.asked["rate"] {
+		for i, at := range s.times("rate") {
 			if i == 0 {
 				continue
 			}
-			if at-s.asked["rate"][i-1] < gap {
-				t.Errorf("asked after %s, told to wait %s", at-s.asked["rate"][i-1], gap)
+			if at-s.times("rate")[i-1] < gap {
+				t.Errorf("asked after %s, told to wait %s", at-s.times("rate")[i-1], gap)
 			}
 			gap *= 2
 		}
@@ -354,10 +362,10 @@ func TestKissOfDeath(t *testing.T) {
 			}
 		}
 		// One that is appeased goes on slowly, one sample at a time.
-		n := len(s.asked["rate"])
+		n := len(s.times("rate"))
 		s.set(func() { s.says["rate"] = s.honest(time.Millisecond) })
 		time.Sleep(20 * time.Hour)
-		if more := len(s.asked["rate"]) - n; more < 2 || more > 6 {
+		if more := len(s.times("rate")) - n; more < 2 || more > 6 {
 			t.Errorf("asked %d times in 20 hours", more)
 		}
 	})
