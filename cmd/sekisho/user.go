@@ -165,12 +165,13 @@ func (a *app) saidAdded(ctx context.Context, d *admin.Directory, u admin.NewUser
 func (a *app) userSet() *cobra.Command {
 	var common, mail, home, shell, expires string
 	var uid, gid uint32
-	var lock, unlock bool
+	var lock, unlock, mustChange bool
 	c := &cobra.Command{
 		Use: "set NAME", Short: "Change a user", Args: takes(1, 1, "a user name"),
 		Example: `  sekisho user set alice --lock
   sekisho user set alice --expires 2030-12-31
-  sekisho user set alice --expires never --shell /bin/zsh`,
+  sekisho user set alice --expires never --shell /bin/zsh
+  sekisho user set alice --must-change`,
 		RunE: func(c *cobra.Command, args []string) error {
 			var ch admin.UserChange
 			f := c.Flags()
@@ -198,6 +199,9 @@ func (a *app) userSet() *cobra.Command {
 			if lock || unlock {
 				ch.Lock = &lock
 			}
+			if f.Changed("must-change") {
+				ch.MustChange = &mustChange
+			}
 			if f.Changed("expires") {
 				t, err := parseDay(expires)
 				if err != nil {
@@ -223,6 +227,7 @@ func (a *app) userSet() *cobra.Command {
 	f.BoolVar(&lock, "lock", false, "shut the account at every door")
 	f.BoolVar(&unlock, "unlock", false, "open it again")
 	f.StringVar(&expires, "expires", "", "the account is shut from this day on (2030-12-31, in UTC), or never")
+	f.BoolVar(&mustChange, "must-change", false, "the password opens nothing but its own change (kinit, passwd) until then; =false takes it back")
 	c.MarkFlagsMutuallyExclusive("lock", "unlock")
 	a.complete(c, "user")
 	return c
@@ -308,6 +313,9 @@ func userState(u admin.User) string {
 			word = "expired "
 		}
 		s = append(s, word+u.Expires.UTC().Format("2006-01-02"))
+	}
+	if u.MustChange {
+		s = append(s, "must change the password")
 	}
 	if len(s) == 0 {
 		return "open"

@@ -28,6 +28,8 @@ type User struct {
 	Keys    int        `json:"keys"`
 	Locked  bool       `json:"locked"`
 	Expires *time.Time `json:"expires,omitempty"`
+	// MustChange says that the password must be changed before it counts again.
+	MustChange bool `json:"must_change"`
 	// Principal is the Kerberos principal; empty without one.
 	Principal string `json:"principal,omitempty"`
 }
@@ -217,6 +219,7 @@ type UserChange struct {
 	UID, GID                  *uint32
 	Lock                      *bool
 	Expires                   *time.Time // zero: never
+	MustChange                *bool      // the password
 }
 
 // SetUser changes a user's entry in one modify.
@@ -234,7 +237,7 @@ func (d *Directory) SetUser(ctx context.Context, name string, c UserChange) erro
 		return err
 	}
 	s := d.c.Schema
-	e, err := d.find(ctx, d.users(), name, "objectClass", s.KrbFlags, s.LockedTime, s.AccountLock, s.ShadowExpire, s.KrbExpiration)
+	e, err := d.find(ctx, d.users(), name, "objectClass", s.KrbFlags, s.LockedTime, s.AccountLock, s.ShadowExpire, s.KrbExpiration, attrReset)
 	if err != nil {
 		return err
 	}
@@ -271,6 +274,11 @@ func (d *Directory) SetUser(ctx context.Context, name string, c UserChange) erro
 	if c.Lock != nil {
 		d.setLock(m, e, *c.Lock)
 	}
+	if c.MustChange != nil {
+		if err := d.setMustChange(m, e, *c.MustChange); err != nil {
+			return err
+		}
+	}
 	if len(m.Changes) == 0 {
 		return refuse("nothing to change: see sekisho user set --help")
 	}
@@ -306,6 +314,33 @@ func (d *Directory) setLock(m *ldap.ModifyRequest, e *ldap.Entry, lock bool) {
 	if s.AccountLock != "" && len(e.GetAttributeValues(s.AccountLock)) > 0 {
 		m.Replace(s.AccountLock, []string{strings.ToUpper(strconv.FormatBool(lock))})
 	}
+}
+
+// The attributes by which a password must be changed: at the KDC, and at binds where
+// the password policy says pwdMustChange.
+const (
+	attrPasswordEnds = "krbPasswordExpiration"
+	attrReset        = "pwdReset"
+)
+
+// setMustChange ends the password, so that it opens nothing but its own change; a new
+// password takes both attributes away.
+func (d *Directory) setMustChange(m *ldap.ModifyRequest, e *ldap.Entry, must bool) error {
+	krb, policy := hasClass(e, "krbPrincipalAux"), d.c.Schema.LockedTime != ""
+	if !krb && !policy {
+		return refuse("in this directory nothing says that a password must be changed: use its own tools")
+	}
+	var ends, reset []string
+	if must {
+		ends, reset = []string{generalized(time.Now().Add(-time.Second))}, []string{"TRUE"}
+	}
+	if krb {
+		m.Replace(attrPasswordEnds, ends)
+	}
+	if policy && (must || len(e.GetAttributeValues(attrReset)) > 0) {
+		m.Replace(attrReset, reset)
+	}
+	return nil
 }
 
 // setExpiry ends the account and its tickets at the same instant. shadowExpire
@@ -377,7 +412,8 @@ func (d *Directory) RemoveUser(ctx context.Context, name string) (group bool, er
 	return true, nil
 }
 
-var userAttrs = []string{"objectClass", "uidNumber", "gidNumber", "cn", "mail", "homeDirectory", "loginShell", "krbPrincipalName"}
+var userAttrs = []string{"objectClass", "uidNumber", "gidNumber", "cn", "mail", "homeDirectory", "loginShell", "krbPrincipalName",
+	attrPasswordEnds, attrReset}
 
 func (d *Directory) userAttrs() []string {
 	s := d.c.Schema
@@ -435,6 +471,8 @@ func (d *Directory) readUser(e *ldap.Entry) User {
 			u.Expires = &t
 		}
 	}
+	ends := parseGeneralized(e.GetAttributeValue(attrPasswordEnds))
+	u.MustChange = !ends.IsZero() && !time.Now().Before(ends) || strings.EqualFold(e.GetAttributeValue(attrReset), "TRUE")
 	return u
 }
 
