@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,8 +11,6 @@ import (
 	"github.com/sekisho/sekisho/krb"
 	"github.com/sekisho/sekisho/krb/ccache"
 	"github.com/sekisho/sekisho/krb/client"
-	"github.com/sekisho/sekisho/krb/clock"
-	"github.com/sekisho/sekisho/krb/kpasswd"
 	"github.com/sekisho/sekisho/krb/krb5conf"
 )
 
@@ -255,131 +252,6 @@ func (s *signIn) options() (client.LoginOptions, error) {
 	return o, nil
 }
 
-// expired is a sign-in whose password must be changed first.
-type expired struct {
-	cl  *client.Client
-	who krb.Principal
-	old string
-	o   client.LoginOptions
-}
-
-// changeExpired asks for a new password, sets it, and signs in with it.
-func (a *app) changeExpired(ctx context.Context, s *signIn, x expired) (krb.Credential, error) {
-	none := krb.Credential{}
-	if a.passwordFile != "" {
-		return none, refusedError{fmt.Errorf("the password of %s has expired: run sekisho login %[1]s at a terminal without --password-file, it asks for a new one", x.who)}
-	}
-	servers, err := s.conf.KpasswdServers(x.who.Realm)
-	if err != nil {
-		return none, usageError{err}
-	}
-	if len(servers) == 0 {
-		// Where the KDCs are named, the first of them changes passwords too.
-		for _, k := range s.kdcs {
-			host := k[:strings.LastIndexByte(k, ':')]
-			servers = append(servers, fmt.Sprintf("%s:%d", host, kpasswd.Port))
-		}
-	}
-	patient, err := s.client(x.who.Realm, true)
-	if err != nil {
-		return none, err
-	}
-	kp := kpasswd.Client{KDC: patient, Servers: servers}
-	fmt.Fprintf(a.err, "The password of %s has expired: choose a new one.\n", x.who)
-	for range 3 {
-		pw, err := a.askNewSecret(x.who.String())
-		if err != nil {
-			return none, err
-		}
-		err = kp.Change(ctx, x.who, x.old, pw)
-		var refused *kpasswd.Refused
-		if errors.As(err, &refused) {
-			fmt.Fprintf(a.err, "%s\n", clean(sentence(refused.Error())))
-			continue
-		}
-		if err != nil {
-			return none, changeError(err)
-		}
-		fmt.Fprintln(a.err, "The password is changed.")
-		return x.cl.Login(ctx, x.who, pw, x.o)
-	}
-	return none, refusedError{errors.New("no new password was taken: the old one stays, and has expired")}
-}
-
-// changeError tells a no from what could not be found out.
-func changeError(err error) error {
-	var denied *kpasswd.Denied
-	if errors.As(err, &denied) {
-		return refusedError{err}
-	}
-	return fmt.Errorf("changing the password: %w", err)
-}
-
-func sentence(s string) string { return strings.ToUpper(s[:1]) + strings.TrimRight(s[1:], ".") + "." }
-
-func (a *app) renewTicket(ctx context.Context, s *signIn) error {
-	if err := s.kerberos(); err != nil {
-		return err
-	}
-	cache, err := cacheName(s.cache, s.conf)
-	if err != nil {
-		return err
-	}
-	store, err := ccache.Open(cache)
-	if err != nil {
-		return usageError{err}
-	}
-	c, err := store.Read(ctx)
-	if err != nil {
-		return noTickets(err, store.Name())
-	}
-	a.warn(store)
-	old, err := c.TGT()
-	if err != nil {
-		return refusedError{fmt.Errorf("%s: %w", store.Name(), err)}
-	}
-	cl, err := s.client(old.Client.Realm, false)
-	if err != nil {
-		return err
-	}
-	cred, err := cl.Renew(ctx, old)
-	if err != nil {
-		return s.explain(err, old.Client)
-	}
-	// The other tickets in the cache stay good. A file stays the same one, since
-	// sekishod may have to be able to write it.
-	change := func(c ccache.Cache) (ccache.Cache, error) { return renewed(c, cred), nil }
-	if strings.HasPrefix(store.Name(), "KEYRING:") {
-		err = store.Write(ctx, renewed(c, cred))
-	} else {
-		err = store.Rewrite(ctx, change)
-	}
-	if err != nil {
-		return err
-	}
-	return a.sayTicket("renewed the ticket of", cred, store.Name())
-}
-
-// renewed puts a new ticket-granting ticket in the old one's place.
-func renewed(c ccache.Cache, cred krb.Credential) ccache.Cache {
-	out := c
-	out.Entries = nil
-	placed := false
-	for _, e := range c.Entries {
-		if e.IsTGT(c.Principal.Realm) && e.Client.Equal(c.Principal) {
-			if placed {
-				continue
-			}
-			e, placed = ccache.NewEntry(cred), true
-		}
-		out.Entries = append(out.Entries, e)
-	}
-	if !placed { // somebody else has changed the cache meanwhile
-		out.Entries = append(out.Entries, ccache.NewEntry(cred))
-	}
-	return out
-}
-
 // loginResult is what login prints for programs.
 type loginResult struct {
 	Principal      string     `json:"principal"`
@@ -406,56 +278,3 @@ func (a *app) sayTicket(what string, c krb.Credential, cache string) error {
 
 // localTime is for people, in their own zone.
 func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
-
-func is(err error, k client.Kind) bool {
-	var e *client.Error
-	return errors.As(err, &e) && e.Kind == k
-}
-
-// explain says what an exchange with the KDC came to, and what to do about it.
-func (s *signIn) explain(err error, who krb.Principal) error {
-	var e *client.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	no := func(format string, a ...any) error { return refusedError{fmt.Errorf(format, a...)} }
-	asked := "those that DNS names"
-	if len(s.kdcs) > 0 {
-		asked = list(s.kdcs)
-	}
-	switch e.Kind {
-	case client.WrongPassword:
-		return no("the password of %s is wrong", who)
-	case client.UnknownPrincipal:
-		return no("the realm %s knows no %s: check the name, upper and lower case count", who.Realm, who)
-	case client.PasswordExpired:
-		return no("the password of %s has expired, and the KDC does not take the new one yet: try again in a moment", who)
-	case client.Locked:
-		return no("%s is locked: an administrator must unlock it, or it ends by itself after too many wrong passwords", who)
-	case client.AccountExpired:
-		return no("the account %s has expired: an administrator must prolong it", who)
-	case client.Expired:
-		return no("the ticket cannot be renewed: %w: log in again", e)
-	case client.Skew:
-		return errors.New(skewText(e, s.defaults.ClockSkew))
-	case client.Refused, client.UnknownService:
-		return no("no ticket for %s: %w", who, e)
-	case client.Unreachable:
-		return fmt.Errorf("no KDC of %s answers (asked: %s): %w", who.Realm, asked, e)
-	}
-	return fmt.Errorf("no ticket for %s: %w", who, e)
-}
-
-// skewText names the amount, how sure it is, and the mend.
-func skewText(e *client.Error, allowed time.Duration) string {
-	const mend = "set it right, for example with chronyd -q or timedatectl set-ntp true"
-	if e.SkewBound == 0 {
-		return fmt.Sprintf("this machine's clock and that of the KDC %s differ by more than %s: %s", e.KDC, clock.Span(allowed), mend)
-	}
-	way := "behind" // the KDC's minus ours
-	if e.Skew < 0 {
-		way = "ahead of"
-	}
-	return fmt.Sprintf("this machine's clock is %s %s the KDC's (%s, ± %s; %s is allowed): %s",
-		clock.Span(e.Skew), way, e.KDC, clock.Span(e.SkewBound), clock.Span(allowed), mend)
-}

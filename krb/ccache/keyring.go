@@ -3,15 +3,11 @@ package ccache
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -105,62 +101,6 @@ func (k *keyring) store() *Store {
 
 func (k *keyring) named(cache string) *keyring {
 	return &keyring{anchor: k.anchor, collection: k.collection, cache: cache, single: true}
-}
-
-// withKeys runs f on a thread of its own. Whose keys a thread may use depends on
-// the keyrings of that thread; it ends with f, and its process keyring, which f
-// uses to possess what it works on, with it.
-func withKeys(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		done <- explain(f())
-	}()
-	return <-done
-}
-
-// explain says in words what the kernel's numbers mean here.
-func explain(err error) error {
-	switch {
-	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
-		return fmt.Errorf("this kernel or container allows no keyrings (%w): set KRB5CCNAME to a FILE or DIR cache", err)
-	case errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("the user's keyrings are full (%w; see /proc/key-users)", err)
-	}
-	return err
-}
-
-// missing are the answers for a key that is not there, or no longer.
-func missing(err error) bool {
-	return errors.Is(err, unix.ENOKEY) || errors.Is(err, unix.EKEYEXPIRED) || errors.Is(err, unix.EKEYREVOKED)
-}
-
-// search looks for a key in a keyring and those below it; ErrNone is not found.
-func search(ring int, kind, name string) (int, error) {
-	id, err := unix.KeyctlSearch(ring, kind, name, 0)
-	if missing(err) {
-		return 0, ErrNone
-	}
-	return id, err
-}
-
-// payload reads a key or the list of a keyring.
-func payload(id int) ([]byte, error) {
-	for size := 1 << 10; ; {
-		b := make([]byte, size)
-		n, err := unix.KeyctlBuffer(unix.KEYCTL_READ, id, b, 0)
-		switch {
-		case missing(err):
-			return nil, ErrNone
-		case err != nil:
-			return nil, err
-		case n <= size:
-			return b[:n], nil
-		case n > maxPayload:
-			return nil, fmt.Errorf("a key has more than %d bytes", maxPayload)
-		}
-		size = n
-	}
 }
 
 // anchorRing is the keyring that the collection hangs on, and the one by which we
@@ -349,136 +289,6 @@ func readRing(id int) (Cache, error) {
 		file = append(file, b...)
 	}
 	return Parse(file)
-}
-
-// members are the serial numbers in a keyring.
-func members(ring int) ([]int, error) {
-	b, err := payload(ring)
-	if err != nil {
-		return nil, err
-	}
-	var out []int
-	for ; len(b) >= 4; b = b[4:] {
-		out = append(out, int(int32(binary.NativeEndian.Uint32(b))))
-	}
-	return out, nil
-}
-
-func (k *keyring) write(_ context.Context, c Cache) error {
-	if _, err := Format(c); err != nil {
-		return err
-	}
-	return withKeys(func() error {
-		ring, err := k.ring(true)
-		if err != nil {
-			return err
-		}
-		if _, err = k.primary(ring); errors.Is(err, ErrNone) {
-			err = k.setPrimary(ring)
-		}
-		if err != nil {
-			return err
-		}
-		id, err := search(ring, "keyring", k.cache)
-		if errors.Is(err, ErrNone) {
-			id, err = unix.AddKey("keyring", k.cache, nil, ring)
-		}
-		if err != nil {
-			return err
-		}
-		if k.legacy() {
-			// Where programs from before collections look.
-			if anchor, _, err := k.anchorRing(); err == nil {
-				unix.KeyctlInt(unix.KEYCTL_LINK, id, anchor, 0, 0)
-			}
-		}
-		return k.fill(id, c)
-	})
-}
-
-// legacy reports whether MIT keeps the cache where its first releases looked.
-func (k *keyring) legacy() bool { return k.anchor == "legacy" && k.cache == k.collection }
-
-// fill gives a cache's keyring its keys. Each credential ends by itself when its
-// ticket does, and the keyring with the last of them.
-func (k *keyring) fill(id int, c Cache) error {
-	if _, err := unix.KeyctlInt(unix.KEYCTL_CLEAR, id, 0, 0, 0); err != nil {
-		return err
-	}
-	if _, err := unix.AddKey("user", principalKey, putName(nil, c.Principal), id); err != nil {
-		return err
-	}
-	i := slices.IndexFunc(c.Header, func(f Field) bool { return f.Tag == tagOffset })
-	if i >= 0 && !k.legacy() {
-		if _, err := unix.AddKey("user", offsetKey, c.Header[i].Value, id); err != nil {
-			return err
-		}
-	}
-	var last uint32
-	now := time.Now().Unix()
-	for _, e := range c.Entries {
-		if e.Removed() {
-			continue
-		}
-		key, err := k.add(id, e)
-		if err != nil {
-			return err
-		}
-		if left := int64(e.EndTime) - now; left > 0 {
-			if _, err := unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, key, int(left), 0, 0); err != nil {
-				return err
-			}
-		}
-		last = max(last, e.EndTime)
-	}
-	if last == 0 {
-		return nil
-	}
-	// 0 would be "never".
-	_, err := unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, id, int(max(int64(last)-now, 1)), 0, 0)
-	return err
-}
-
-// add makes the key of one credential: big_key where the kernel has it, which
-// takes tickets of any size, else user.
-func (k *keyring) add(id int, e Entry) (int, error) {
-	name := e.Server.String()
-	if len(name) > maxKeyName {
-		return 0, fmt.Errorf("the name of a service has more than %d characters", maxKeyName)
-	}
-	b := putEntry(nil, e)
-	if k.anchor != "legacy" {
-		key, err := unix.AddKey("big_key", name, b, id)
-		if err == nil || !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
-			return key, err
-		}
-	}
-	return unix.AddKey("user", name, b, id)
-}
-
-func (k *keyring) destroy(context.Context) error {
-	return withKeys(func() error {
-		ring, err := k.ring(false)
-		if err != nil {
-			return err
-		}
-		id, err := search(ring, "keyring", k.cache)
-		if err != nil {
-			return err
-		}
-		if _, err := unix.KeyctlInt(unix.KEYCTL_CLEAR, id, 0, 0, 0); err != nil {
-			return err
-		}
-		if _, err := unix.KeyctlInt(unix.KEYCTL_UNLINK, id, ring, 0, 0); err != nil {
-			return err
-		}
-		if k.legacy() {
-			if anchor, _, err := k.anchorRing(); err == nil {
-				unix.KeyctlInt(unix.KEYCTL_UNLINK, id, anchor, 0, 0)
-			}
-		}
-		return nil
-	})
 }
 
 func (k *keyring) warnings() []string { return nil }
