@@ -36,16 +36,8 @@ type sekishod struct {
 
 // startSekishod starts it and waits until it answers from the whole directory.
 func startSekishod(ctx context.Context, c sekishodConfig) (*sekishod, error) {
-	path, err := testenv.Program("sekishod")
-	if err != nil {
-		return nil, err
-	}
-	runtime := "/run/sekisho"
-	if c.host == nil {
-		runtime = "/run/sekisho-" + c.name
-	}
 	conf := fmt.Sprintf("host = \"web\"\nstate_dir = %q\nruntime_dir = %q\n[directory]\nurl = [%q]\nbase = %q\nbind_dn = %q\npassword_file = \"/etc/sekisho/password\"\nca_file = %q\n[userdb]\nenabled = %v\n",
-		c.state, runtime, c.url, suffix, readerDN, c.caFile, c.userdb)
+		c.state, c.runtime(), c.url, suffix, readerDN, c.caFile, c.userdb)
 	confFile := "/etc/sekisho/" + c.name + ".toml"
 	if err := writeOn(c.host, confFile, conf, 0o644); err != nil {
 		return nil, err
@@ -53,9 +45,26 @@ func startSekishod(ctx context.Context, c sekishodConfig) (*sekishod, error) {
 	if err := writeOn(c.host, "/etc/sekisho/password", readerPW+"\n", 0o600); err != nil {
 		return nil, err
 	}
-	s := &sekishod{socket: runtime + "/sekisho.sock"}
+	return c.launch(ctx, confFile)
+}
+
+// runtime is where its sockets are.
+func (c sekishodConfig) runtime() string {
+	if c.host == nil {
+		return "/run/sekisho-" + c.name
+	}
+	return "/run/sekisho"
+}
+
+// launch starts it with a configuration that is there.
+func (c sekishodConfig) launch(ctx context.Context, confFile string) (s *sekishod, err error) {
+	s = &sekishod{socket: c.runtime() + "/sekisho.sock"}
 	if c.host != nil {
 		s.socket = c.host.Path(s.socket)
+	}
+	path, err := testenv.Program("sekishod")
+	if err != nil {
+		return nil, err
 	}
 	start := time.Now()
 	dc := testenv.DaemonConfig{

@@ -46,6 +46,8 @@ var parts = []struct {
 	{"akc", measureAKC},
 	{"ssh", measureSSH},
 	{"socket", measureSocket},
+	{"pamtester", measurePamtester},
+	{"gssssh", measureGSSSSH},
 	{"accept", measureAccept},
 	{"publish", measurePublish},
 	{"sync", measureSync},
@@ -85,6 +87,7 @@ func (program) Run() int {
 type bench struct {
 	table table
 	world *world // made by the first part that needs it
+	realm *realm // likewise
 }
 
 func run(ctx context.Context, names []string) error {
@@ -139,11 +142,15 @@ func check(names []string) error {
 }
 
 func (b *bench) close() {
-	if b.world == nil {
-		return
+	if b.world != nil {
+		if err := b.world.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: ending the world:", err)
+		}
 	}
-	if err := b.world.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, "bench: ending the world:", err)
+	if b.realm != nil {
+		if err := b.realm.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: ending the realm:", err)
+		}
 	}
 }
 

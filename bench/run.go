@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -11,9 +12,11 @@ import (
 
 // command is one program that is started over and over.
 type command struct {
-	args []string // args[0] is the path
-	cred *syscall.Credential
-	ok   int // the exit code that it must have
+	args  []string // args[0] is the path
+	env   []string // more of it
+	input string   // its standard input, of at most a pipe's size
+	cred  *syscall.Credential
+	ok    int // the exit code that it must have
 }
 
 // starter starts programs on one host from one thread, with as little around
@@ -66,8 +69,16 @@ func (s *starter) run(c command) result {
 
 func run1(c command, null uintptr) result {
 	attr := &syscall.ProcAttr{
-		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "HOME=/root", "LANG=C"},
+		Dir: "/", Env: append([]string{"PATH=/usr/bin:/bin", "HOME=/root", "LANG=C"}, c.env...),
 		Files: []uintptr{null, null, null},
+	}
+	if c.input != "" {
+		stdin, err := pipeOf(c.input)
+		if err != nil {
+			return result{err: err}
+		}
+		defer stdin.Close()
+		attr.Files[0] = stdin.Fd()
 	}
 	if c.cred != nil {
 		attr.Sys = &syscall.SysProcAttr{Credential: c.cred}
@@ -87,6 +98,20 @@ func run1(c command, null uintptr) result {
 		err = fmt.Errorf("running %q: exit code %d, want %d", c.args, ws.ExitStatus(), c.ok)
 	}
 	return result{took, time.Duration(used.Utime.Nano() + used.Stime.Nano()), err}
+}
+
+// pipeOf is a pipe that holds text and then ends.
+func pipeOf(text string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.WriteString(text)
+	if err = errors.Join(err, w.Close()); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 func wait(pid int, ws *syscall.WaitStatus, used *syscall.Rusage) (int, error) {
