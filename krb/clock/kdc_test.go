@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,31 @@ func TestOneKDCOfTwoNames(t *testing.T) {
 	}
 	g.Observe("kdc2.example.org:88", 0, time.Second)
 	if s := g.Status(); s.Sources[3].Name != "kdc2.example.org" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// An answer to a question from before a step counts for nothing.
+func TestKDCInMidStep(t *testing.T) {
+	var step atomic.Int64
+	addr := fakeKDC(t, func() []byte {
+		step.Store(int64(time.Hour))
+		return framed(krbError(t, 0, nil))
+	})
+	g, err := New(Config{Log: quiet(), Now: func() time.Time { return time.Now().Add(time.Duration(step.Load())).Round(0) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.AskKDC(context.Background(), addr, testRealm); err == nil || !strings.Contains(err.Error(), "was moved meanwhile") {
+		t.Error(err)
+	}
+	if s := g.Status(); s.State != Unknown || len(s.Sources) != 0 {
+		t.Errorf("%+v", s)
+	}
+	if err := g.AskKDC(context.Background(), addr, testRealm); err != nil {
+		t.Error(err)
+	}
+	if s := g.Status(); s.State != Beyond {
 		t.Errorf("%+v", s)
 	}
 }

@@ -2,6 +2,7 @@ package clock
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -59,12 +60,20 @@ func (g *Guard) Missed(k Kind, source string, err error) {
 // AskKDC asks one KDC (host:port) of the realm the time, and takes note of what
 // it says; for Config.Probe. It ends with ctx or after some seconds.
 func (g *Guard) AskKDC(ctx context.Context, addr, realm string) error {
+	g.mu.Lock()
+	g.notice()
+	epoch := g.epoch
+	g.mu.Unlock()
 	t, err := askKDC(ctx, addr, realm, g.c.Now)
 	if err != nil {
 		g.Missed(KDC, addr, err)
 		return err
 	}
 	g.mu.Lock()
+	if g.notice(); g.epoch != epoch {
+		g.mu.Unlock()
+		return fmt.Errorf("asking the KDC %s the time: this host's clock was moved meanwhile", clean(addr))
+	}
 	if name := shortName(KDC, t.from); name != shortName(KDC, addr) && len(g.names) < maxPeers {
 		g.names[name] = shortName(KDC, addr)
 		g.peers = slices.DeleteFunc(g.peers, func(p *peer) bool { return p.Clock == Clock{KDC, name} })
