@@ -15,6 +15,10 @@ import (
 type Issuer struct {
 	Layout Layout
 	Master krb.MasterKey
+	// Own is the realm's own service (Info.Service). Its keys are in a file of the
+	// realm's too: whoever makes them anew or removes them in the directory alone has
+	// the realm take its KDC for a false one.
+	Own krb.Principal
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
 }
@@ -25,7 +29,7 @@ func LoadIssuer(i Info) (Issuer, error) {
 	if err != nil {
 		return Issuer{}, fmt.Errorf("the realm's master key: %w", err)
 	}
-	return Issuer{Layout: i.Layout, Master: m}, nil
+	return Issuer{Layout: i.Layout, Master: m, Own: i.Service}, nil
 }
 
 // by is who MIT's tools show as the last to have changed a principal.

@@ -23,7 +23,7 @@ type HostKeys struct {
 
 // HostKeys reads the keys of a host, found by any of its names, and makes those
 // that it lacks. rekey makes new ones; the version before stays good until the
-// next time.
+// next time. The keys of the realm's own service stay what they are.
 func (d *Directory) HostKeys(ctx context.Context, name string, rekey bool) (HostKeys, error) {
 	if err := d.writable("host"); err != nil {
 		return HostKeys{}, err
@@ -96,7 +96,7 @@ func (d *Directory) servicePrincipal(ctx context.Context, name string, rekey boo
 	if err != nil {
 		return nil, err
 	}
-	return d.keysOf(ctx, e, rekey)
+	return d.keysOf(ctx, e, rekey && !keys[0].Principal.Equal(d.c.Issuer.Own))
 }
 
 func (d *Directory) keysOf(ctx context.Context, e *ldap.Entry, rekey bool) ([]krb.KeytabEntry, error) {
@@ -116,8 +116,8 @@ func (d *Directory) removePrincipal(ctx context.Context, h Host) error {
 		return nil
 	}
 	p, err := krb.NewPrincipal("sekisho/"+FQDN(h), d.c.Layout.Realm)
-	if err != nil {
-		return nil // then it has none
+	if err != nil || p.Equal(d.c.Issuer.Own) {
+		return nil // it has none, or the realm itself needs it
 	}
 	err = d.c.Client.Delete(ctx, d.c.Layout.ServicePrincipalDN(p))
 	if ldapsync.IsCode(err, ldap.LDAPResultNoSuchObject) {
