@@ -17,18 +17,18 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/leaks"
 	"github.com/sekisho/sekisho/wire"
 )
 
 // stage is the world that all tests share. Immutable after setUp.
 type stage struct {
-	w       *testenv.World
-	broker  *site // runs the embedded realm
-	web     *site // follows it
-	client  *testenv.Host
-	realm   *directory
-	alice   *person // may log in everywhere, and nobody changes her
-	watcher *watcher
+	w      *testenv.World
+	broker *site // runs the embedded realm
+	web    *site // follows it
+	client *testenv.Host
+	realm  *directory
+	alice  *person // may log in everywhere, and nobody changes her
 }
 
 var world stage
@@ -52,7 +52,7 @@ func (r runner) Run() int { return r() }
 
 // run sets the world up, runs the tests, and looks for secrets in what is left.
 func run(m *testing.M) int {
-	world.watcher = newWatcher()
+	watch = leaks.Start()
 	if err := world.setUp(); err != nil {
 		fmt.Fprintln(os.Stderr, "setting up the world:", err)
 		if world.w != nil {
@@ -61,7 +61,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if err := world.searchSecrets(); err != nil {
+	if err := watch.Search(world.w); err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL: secrets:", err)
 		code = max(code, 1)
 	}
