@@ -222,9 +222,8 @@ func TestChangesAtOnce(t *testing.T) {
 	all.Wait()
 	in := 0
 	for i, err := range errs {
-		if err != nil {
+		if err != nil { // on a slow machine the client gives up before the server does
 			t.Log(err)
-			continue
 		}
 		if !kinit(t, r, "alice", pw(i)) {
 			continue
