@@ -108,6 +108,7 @@ func (s *sekishod) awaitUsers(ctx context.Context, users int) error {
 		}
 		var st struct {
 			Sync struct {
+				Loaded    bool   `json:"loaded"`
 				Users     int    `json:"users"`
 				State     string `json:"state"`
 				LastError string `json:"last_error"`
@@ -119,7 +120,7 @@ func (s *sekishod) awaitUsers(ctx context.Context, users int) error {
 		if err := json.Unmarshal([]byte(a.Body[0]), &st); err != nil {
 			return err
 		}
-		if st.Sync.Users >= users {
+		if st.Sync.Loaded && st.Sync.Users >= users {
 			return nil
 		}
 		select {

@@ -48,6 +48,7 @@ var parts = []struct {
 	{"socket", measureSocket},
 	{"pamtester", measurePamtester},
 	{"gssssh", measureGSSSSH},
+	{"signin", measureSignin},
 	{"accept", measureAccept},
 	{"publish", measurePublish},
 	{"sync", measureSync},
