@@ -291,6 +291,8 @@ func (p *Plan) sshd(c Config, _ Bundle) error {
 	if !c.SSH {
 		return nil
 	}
+	p.Notes = append(p.Notes, "files of keys (~/.ssh/authorized_keys) go on to work, for root and this machine's own users, and so for people\n"+
+		"  of the directory, who may put keys there past it. Once logins work, shut that: docs/hosts.md, \"Files of keys\"")
 	if err := p.put(sshdSnippet, sshdText(c.Lib, c.PAM), 0o644); err != nil {
 		return err
 	}
