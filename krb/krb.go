@@ -79,10 +79,18 @@ func nameByte(b byte) bool {
 // read: names that NewPrincipal refuses are refused.
 func FromName(name types.PrincipalName, realm string) (Principal, error) {
 	p := Principal{Components: slices.Clone(name.NameString), Realm: realm}
-	if err := p.validate(); err != nil {
-		return Principal{}, fmt.Errorf("principal %.80q: %w", strings.Join(name.NameString, "/")+"@"+realm, err)
+	if err := p.Check(); err != nil {
+		return Principal{}, err
 	}
 	return p, nil
+}
+
+// Check refuses what NewPrincipal refuses, in a name that came by another way.
+func (p Principal) Check() error {
+	if err := p.validate(); err != nil {
+		return fmt.Errorf("principal %.80q: %w", p.String(), err)
+	}
+	return nil
 }
 
 // Name is the principal's name in the form of a message.

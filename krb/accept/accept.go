@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // DefaultSkew is the allowed difference of clocks (RFC 4120 §8.2).
@@ -172,8 +173,8 @@ func (a *Acceptor) judge(ctx context.Context, raw []byte, o Options, now time.Ti
 	if !ok {
 		return nil, refuse(Malformed, codeGeneric, "not an AP-REQ, or beyond the limits of one")
 	}
-	server, err := krb.FromName(m.sname, m.realm)
-	if err != nil {
+	server := m.ticket.Server
+	if err := server.Check(); err != nil {
 		return nil, refuse(WrongService, codeNotUs, "the ticket's server: %w", err)
 	}
 	t, key, refused := a.open(m, server)
@@ -182,19 +183,19 @@ func (a *Acceptor) judge(ctx context.Context, raw []byte, o Options, now time.Ti
 		return nil, refused
 	}
 	got := &Accepted{
-		Server: server, Flags: krb.TicketFlags(t.flags),
-		AuthTime: t.auth, StartTime: t.start, EndTime: t.end, RenewTill: t.renewTill,
-		Mutual: m.options&optMutual != 0, KVNO: key.kvno, EType: m.ticket.etype,
+		Server: server, Flags: t.Flags,
+		AuthTime: t.Auth, StartTime: t.Start, EndTime: t.End, RenewTill: t.RenewTill,
+		Mutual: m.options&optMutual != 0, KVNO: key.kvno, EType: m.ticket.Part.EType,
 	}
 	refused = a.believe(got, t, m.authn, now)
 	if refused == nil {
 		refused = a.allow(got, t, o, now)
 	}
 	if refused == nil && o.WantPAC {
-		got.PAC, refused = findPAC(t.data, key.Key)
+		got.PAC, refused = findPAC(t.AuthData, key.Key)
 	}
 	if refused == nil {
-		refused = a.spend(ctx, got, m.authn.cipher)
+		refused = a.spend(ctx, got, m.authn.Cipher)
 	}
 	if refused != nil {
 		refused.Client, refused.Server = got.Client, server
@@ -204,24 +205,24 @@ func (a *Acceptor) judge(ctx context.Context, raw []byte, o Options, now time.Ti
 }
 
 // open finds the service key and opens the ticket with it.
-func (a *Acceptor) open(m apReq, server krb.Principal) (encTicket, serviceKey, *Error) {
-	none := encTicket{}
+func (a *Acceptor) open(m apReq, server krb.Principal) (der.TicketPart, serviceKey, *Error) {
+	none := der.TicketPart{}
 	if m.options&optUseSessionKey != 0 {
 		return none, serviceKey{}, refuse(NotAllowed, codeNoKey, "a user-to-user ticket for %s: not served", server)
 	}
 	if a.c.Service != nil && !a.c.Service(server) {
 		return none, serviceKey{}, refuse(WrongService, codeNotUs, "the ticket is for %s, which is not a service here", server)
 	}
-	keys, refused := a.c.Keytab.find(server, m.ticket.kvno, m.ticket.etype)
+	keys, refused := a.c.Keytab.find(server, m.ticket.Part.KVNO, m.ticket.Part.EType)
 	if refused != nil {
 		return none, serviceKey{}, refused
 	}
 	for _, key := range keys {
-		plain, err := key.ticket.Decrypt(m.ticket.cipher)
+		plain, err := key.ticket.Decrypt(m.ticket.Part.Cipher)
 		if err != nil {
 			continue
 		}
-		t, ok := parseEncTicket(plain)
+		t, ok := parseTicketPart(plain)
 		if !ok {
 			return none, serviceKey{}, refuse(Malformed, codeGeneric, "the sealed part of a ticket for %s cannot be read", server)
 		}
@@ -231,18 +232,16 @@ func (a *Acceptor) open(m apReq, server krb.Principal) (encTicket, serviceKey, *
 }
 
 // believe checks that the peer holds the session key, now, and is the ticket's client.
-func (a *Acceptor) believe(got *Accepted, t encTicket, sealed encrypted, now time.Time) *Error {
-	var err error
-	if got.Client, err = krb.FromName(t.cname, t.crealm); err != nil {
+func (a *Acceptor) believe(got *Accepted, t der.TicketPart, sealed der.Sealed, now time.Time) *Error {
+	err := t.Client.Check()
+	if err != nil {
 		return refuse(NotAllowed, codePolicy, "the ticket's client: %w", err)
 	}
-	if got.SessionKey, err = krb.NewKey(t.keyType, t.keyValue); err != nil {
+	got.Client = t.Client
+	if got.SessionKey, err = krb.NewKey(t.Key.Type, t.Key.Value); err != nil {
 		return refuse(NoKey, codeETypeNoSupp, "the session key: %w", err)
 	}
-	if sealed.etype != t.keyType {
-		return refuse(Forged, codeBadIntegrity, "the authenticator is of another encryption type than the session key")
-	}
-	plain, err := got.SessionKey.Decrypt(usageAuthenticator, sealed.cipher)
+	plain, err := sealed.Open(got.SessionKey, usageAuthenticator)
 	if err != nil {
 		return refuse(Forged, codeBadIntegrity, "the authenticator of %s: %w", got.Client, err)
 	}
@@ -250,22 +249,21 @@ func (a *Acceptor) believe(got *Accepted, t encTicket, sealed encrypted, now tim
 	if !ok {
 		return refuse(Malformed, codeGeneric, "the authenticator of %s cannot be read", got.Client)
 	}
-	if au.crealm != t.crealm || !slices.Equal(au.cname.NameString, t.cname.NameString) {
+	if !au.client.Equal(t.Client) {
 		return refuse(Forged, codeBadMatch, "the authenticator with a ticket of %s names another client", got.Client)
 	}
-	if au.keyValue != nil {
-		sub, err := krb.NewKey(au.keyType, au.keyValue)
+	if au.subkey != nil {
+		sub, err := krb.NewKey(au.subkey.Type, au.subkey.Value)
 		if err != nil {
 			return refuse(NoKey, codeETypeNoSupp, "the subkey of %s: %w", got.Client, err)
 		}
 		got.Subkey = &sub
 	}
-	got.Seq, got.Checksum = au.seq, au.checksum
-	got.CTime = au.ctime.Add(time.Duration(au.cusec) * time.Microsecond)
+	got.Seq, got.Checksum, got.CTime = au.seq, au.checksum, au.ctime
 	if refused := a.clock(got, now); refused != nil {
 		return refused
 	}
-	return got.readAuthData(au.data, t.data)
+	return got.readAuthData(au.data, t.AuthData)
 }
 
 func (a *Acceptor) clock(got *Accepted, now time.Time) *Error {
@@ -290,23 +288,23 @@ func (a *Acceptor) clock(got *Accepted, now time.Time) *Error {
 }
 
 // allow checks what the ticket itself says of where and when it holds.
-func (a *Acceptor) allow(got *Accepted, t encTicket, o Options, now time.Time) *Error {
+func (a *Acceptor) allow(got *Accepted, t der.TicketPart, o Options, now time.Time) *Error {
 	switch {
 	case got.Flags&krb.FlagInvalid != 0:
 		return refuse(NotYet, codeNotYet, "the ticket of %s is post-dated and was not validated", got.Client)
-	case t.start.Sub(now) > a.c.Skew:
-		return refuse(NotYet, codeNotYet, "the ticket of %s begins at %s", got.Client, t.start.Format(time.RFC3339))
-	case now.Sub(t.end) > a.c.Skew:
-		return refuse(Expired, codeExpired, "the ticket of %s ended at %s", got.Client, t.end.Format(time.RFC3339))
+	case t.Start.Sub(now) > a.c.Skew:
+		return refuse(NotYet, codeNotYet, "the ticket of %s begins at %s", got.Client, t.Start.Format(time.RFC3339))
+	case now.Sub(t.End) > a.c.Skew:
+		return refuse(Expired, codeExpired, "the ticket of %s ended at %s", got.Client, t.End.Format(time.RFC3339))
 	case got.Client.Realm != got.Server.Realm && !slices.Contains(a.c.Realms, got.Client.Realm):
 		return refuse(ForeignRealm, codePolicy, "clients of the realm %s are not accepted", got.Client.Realm)
-	case len(t.transited) > 0 && got.Flags&flagTransitedChecked == 0:
+	case len(t.Transited.Value) > 0 && got.Flags&flagTransitedChecked == 0:
 		return refuse(ForeignRealm, codePathNotAccepted, "the ticket of %s came through other realms, and our KDC did not check them", got.Client)
 	case got.Flags&krb.FlagAnonymous != 0 || got.Client.Components[0] == "WELLKNOWN":
 		return refuse(NotAllowed, codePolicy, "an anonymous ticket")
 	case o.RequireInitial && got.Flags&krb.FlagInitial == 0:
 		return refuse(NotAllowed, codePolicy, "the ticket of %s was not got with the password itself", got.Client)
-	case t.hasAddresses && !slices.Contains(t.addresses, o.From.WithZone("").Unmap()):
+	case len(t.Addresses) > 0 && !(o.From.IsValid() && slices.Contains(t.Addresses, o.From.WithZone("").Unmap())):
 		return refuse(Address, codeBadAddr, "the ticket of %s is for other addresses than the peer's", got.Client)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/types"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 func TestAccept(t *testing.T) {
@@ -205,10 +206,10 @@ var refusals = []struct {
 		r.part.AuthorizationData = types.AuthorizationData{{ADType: 1, ADData: []byte("x")}}
 	}, Malformed, 60},
 	{"much data", func(t *testing.T, s *service, r *request) {
-		r.part.AuthorizationData = slices.Repeat(types.AuthorizationData{ifRelevant(t, 1000, nil)}, maxAuthData+1)
+		r.part.AuthorizationData = slices.Repeat(types.AuthorizationData{ifRelevant(t, 1000, nil)}, der.MaxAuthData+1)
 	}, Malformed, 60},
 	{"many addresses", func(t *testing.T, s *service, r *request) {
-		r.part.CAddr = slices.Repeat(types.HostAddresses{{AddrType: 2, Address: []byte{203, 0, 113, 7}}}, maxAddresses+1)
+		r.part.CAddr = slices.Repeat(types.HostAddresses{{AddrType: 2, Address: []byte{203, 0, 113, 7}}}, der.MaxAddresses+1)
 	}, Malformed, 60},
 	{"more than a message may have", func(t *testing.T, s *service, r *request) {
 		r.part.AuthorizationData = types.AuthorizationData{ifRelevant(t, 1000, make([]byte, maxMessage))}

@@ -3,8 +3,7 @@ package accept
 import (
 	"encoding/binary"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Types of authorization data.
@@ -22,18 +21,18 @@ const (
 // within AD-IF-RELEVANT (RFC 4120 §5.2.6), whether the client wrote it into the
 // authenticator or the KDC into the ticket. It takes from the authenticator what
 // a GSS acceptor wants to know.
-func (got *Accepted) readAuthData(authn, ticket []authData) *Error {
+func (got *Accepted) readAuthData(authn, ticket []der.Typed) *Error {
 	for _, d := range authn {
 		inner, refused := relevant(d)
 		if refused != nil {
 			return refused
 		}
 		for _, e := range inner {
-			switch e.kind {
+			switch e.Type {
 			case adEtypes:
-				got.ETypes = readETypes(e.value)
+				got.ETypes = readETypes(e.Value)
 			case adAPOptions:
-				got.ChannelBound = len(e.value) == 4 && binary.LittleEndian.Uint32(e.value)&optChannelBound != 0
+				got.ChannelBound = len(e.Value) == 4 && binary.LittleEndian.Uint32(e.Value)&optChannelBound != 0
 			}
 		}
 	}
@@ -46,16 +45,17 @@ func (got *Accepted) readAuthData(authn, ticket []authData) *Error {
 }
 
 // relevant is what an AD-IF-RELEVANT holds.
-func relevant(d authData) ([]authData, *Error) {
-	if d.kind != adIfRelevant {
-		return nil, refuse(NotAllowed, codePolicy, "authorization data of type %d must be understood, and is not", d.kind)
+func relevant(d der.Typed) ([]der.Typed, *Error) {
+	if d.Type != adIfRelevant {
+		return nil, refuse(NotAllowed, codePolicy, "authorization data of type %d must be understood, and is not", d.Type)
 	}
-	list, ok := typedList(d.value, maxAuthData)
-	if !ok {
+	r := der.NewReader(d.Value)
+	list := r.AuthData()
+	if r.Err() != nil {
 		return nil, refuse(Malformed, codeGeneric, "authorization data cannot be read")
 	}
 	for _, e := range list {
-		if e.kind == adFXFastArmor {
+		if e.Type == adFXFastArmor {
 			return nil, refuse(NotAllowed, codePolicy, "an authenticator that is only for FAST armour")
 		}
 	}
@@ -64,21 +64,14 @@ func relevant(d authData) ([]authData, *Error) {
 
 // readETypes reads an EtypeList; what is wrong in it is no offer.
 func readETypes(b []byte) (out []int32) {
-	in, list := cryptobyte.String(b), cryptobyte.String(nil)
-	if !in.ReadASN1(&list, asn1.SEQUENCE) || !in.Empty() {
+	list := der.NewReader(b).Seq()
+	for n := 0; list.More(n, maxETypes); n++ {
+		if v := list.NextInt32(); v >= 17 && v <= 20 {
+			out = append(out, v)
+		}
+	}
+	if list.Done() != nil {
 		return nil
 	}
-	for range maxETypes {
-		var v int64
-		if list.Empty() {
-			return out
-		}
-		if !list.ReadASN1Integer(&v) {
-			return nil
-		}
-		if v >= 17 && v <= 20 {
-			out = append(out, int32(v))
-		}
-	}
-	return nil
+	return out
 }

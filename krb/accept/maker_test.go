@@ -93,7 +93,7 @@ func (r *request) make(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b = asn1tools.AddASNAppTag(b, appEncTicketPart)
+	b = asn1tools.AddASNAppTag(b, 3)
 	if r.rawPart != nil {
 		b = r.rawPart(b)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // A PAC (MS-PAC §2.3) is a table of buffers; that of type 6 is a checksum of the
@@ -18,7 +19,7 @@ const (
 // findPAC gives the ticket's PAC if the KDC signed it for us. The client can make
 // a KDC copy authorization data into a ticket, so the seal of the ticket alone
 // does not say that the KDC wrote a PAC.
-func findPAC(data []authData, key krb.Key) ([]byte, *Error) {
+func findPAC(data []der.Typed, key krb.Key) ([]byte, *Error) {
 	var pac []byte
 	for _, d := range data {
 		inner, refused := relevant(d)
@@ -26,13 +27,13 @@ func findPAC(data []authData, key krb.Key) ([]byte, *Error) {
 			return nil, refused
 		}
 		for _, e := range inner {
-			if e.kind != adPAC {
+			if e.Type != adPAC {
 				continue
 			}
 			if pac != nil {
 				return nil, refuse(NotAllowed, codePolicy, "the ticket has more than one PAC")
 			}
-			pac = e.value
+			pac = e.Value
 		}
 	}
 	if pac != nil && !signedPAC(pac, key) {

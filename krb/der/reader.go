@@ -16,9 +16,9 @@ import (
 
 // Limits of lists. A name has no more components than krb takes.
 const (
-	maxName      = 8
-	maxAddresses = 64
-	maxAuthData  = 64
+	MaxName      = 8
+	MaxAddresses = 64
+	MaxAuthData  = 64
 )
 
 const tagGeneralString = asn1.Tag(27)
@@ -222,7 +222,7 @@ func (r Reader) Name() []string {
 	list := in.Field(1).Seq()
 	in.End()
 	out := make([]string, 0, 2)
-	for list.More(len(out), maxName) {
+	for list.More(len(out), MaxName) {
 		out = append(out, string(list.value(tagGeneralString).s))
 	}
 	if *r.bad {
@@ -266,7 +266,7 @@ func (r Reader) list(n, most int) (out []Typed) {
 }
 
 // AuthData is AuthorizationData (RFC 4120 §5.2.6), of at most 64 entries.
-func (r Reader) AuthData() []Typed { return r.list(0, maxAuthData) }
+func (r Reader) AuthData() []Typed { return r.list(0, MaxAuthData) }
 
 // PAData is METHOD-DATA or another SEQUENCE OF PA-DATA (RFC 4120 §5.2.7), whose
 // tags begin with 1.
@@ -277,7 +277,7 @@ func (r Reader) PAData(most int) []Typed { return r.list(1, most) }
 // which means any address.
 func (r Reader) Addresses() []netip.Addr {
 	var out []netip.Addr
-	for _, t := range r.list(0, maxAddresses) {
+	for _, t := range r.list(0, MaxAddresses) {
 		a, ok := netip.AddrFromSlice(t.Value)
 		if !ok || t.Type != addressType(a) {
 			a = netip.Addr{}
