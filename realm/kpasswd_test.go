@@ -210,7 +210,7 @@ func TestChangesAtOnce(t *testing.T) {
 	addUser(t, r, "alice", "first password", 20001)
 	c, ctx := kpasswdClient(t, r), within(t, time.Minute)
 	var all sync.WaitGroup
-	errs := make([]error, 8)
+	errs := make([]error, 5)
 	pw := func(i int) string { return "password number " + string(rune('a'+i)) }
 	cred, err := c.KDC.Login(ctx, principal(t, "alice"), "first password", client.LoginOptions{Service: kpasswd.Service("SEKISHO.INTERNAL")})
 	if err != nil {
@@ -220,20 +220,28 @@ func TestChangesAtOnce(t *testing.T) {
 		all.Go(func() { errs[i] = c.ChangeWith(ctx, cred, pw(i)) })
 	}
 	all.Wait()
-	in := 0
-	for i, err := range errs {
-		if err != nil { // on a slow machine the client gives up before the server does
-			t.Log(err)
-		}
-		if !kinit(t, r, "alice", pw(i)) {
-			continue
-		}
-		if in++; !ldapBind(t, r, "alice", pw(i)) { // a wrong one in between would count for the lock-out
-			t.Errorf("%s opens for Kerberos only", pw(i))
+	unsure := 0
+	for _, err := range errs {
+		if errors.Is(err, kpasswd.ErrUnsure) { // on a slow machine the client gives up before the server does
+			unsure++
+		} else if err != nil {
+			t.Error(err)
 		}
 	}
-	if in != 1 {
-		t.Errorf("%d of the passwords open", in)
+	// Those that nobody waits for any more may still come.
+	for end := time.Now().Add(20 * time.Second); ; {
+		var opens []string
+		for i := range errs {
+			if kinit(t, r, "alice", pw(i)) {
+				opens = append(opens, pw(i))
+			}
+		}
+		if len(opens) == 1 && ldapBind(t, r, "alice", opens[0]) { // a wrong bind before would count for the lock-out
+			return
+		}
+		if unsure == 0 || time.Now().After(end) {
+			t.Fatalf("these open for Kerberos: %q", opens)
+		}
 	}
 }
 
