@@ -223,13 +223,14 @@ func pamAccount(text, module string) (string, error) {
 	})
 }
 
-// pamSession reports sessions, and makes a home at the first. Neither ends one.
+// pamSession has the broker judge a session, with all that sshd has verified by
+// then, and makes a home at the first.
 func pamSession(text, module string) (string, error) {
 	return editLines(text, func(lines []string) ([]string, error) {
 		if _, err := pamLines(lines, "session"); err != nil {
 			return nil, err
 		}
-		ours := []string{"session\toptional\t" + module}
+		ours := []string{"session\t[success=ok user_unknown=ignore default=bad]\t" + module}
 		if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(uncomment(l), "mkhomedir") }) {
 			ours = slices.Insert(ours, 0, "session\toptional\tpam_mkhomedir.so umask=0077")
 		}

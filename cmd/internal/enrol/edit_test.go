@@ -102,9 +102,9 @@ func TestPAMRest(t *testing.T) {
 		"# x\n"+markBegin+"\naccount\t[success=1 default=ignore]\tpam_localuser.so\naccount\t[success=ok new_authtok_reqd=ok user_unknown=ignore default=die]\t/m.so\n"+markEnd+"\n"+account)
 	session := func(s string) (string, error) { return pamSession(s, "/m.so") }
 	checkEdit(t, session, "session required pam_unix.so\n",
-		"session required pam_unix.so\n"+markBegin+"\nsession\t[success=2 default=ignore]\tpam_localuser.so\nsession\toptional\tpam_mkhomedir.so umask=0077\nsession\toptional\t/m.so\n"+markEnd+"\n")
+		"session required pam_unix.so\n"+markBegin+"\nsession\t[success=2 default=ignore]\tpam_localuser.so\nsession\toptional\tpam_mkhomedir.so umask=0077\nsession\t[success=ok user_unknown=ignore default=bad]\t/m.so\n"+markEnd+"\n")
 	checkEdit(t, session, "session required pam_oddjob_mkhomedir.so\n",
-		"session required pam_oddjob_mkhomedir.so\n"+markBegin+"\nsession\t[success=1 default=ignore]\tpam_localuser.so\nsession\toptional\t/m.so\n"+markEnd+"\n")
+		"session required pam_oddjob_mkhomedir.so\n"+markBegin+"\nsession\t[success=1 default=ignore]\tpam_localuser.so\nsession\t[success=ok user_unknown=ignore default=bad]\t/m.so\n"+markEnd+"\n")
 }
 
 // TestUnified: the one text becomes the other by the diff, as patch(1) goes about it.

@@ -259,6 +259,9 @@ func (r run) restore(ctx context.Context, c Config, keep string) error {
 	if err != nil {
 		return err
 	}
+	if len(edited) > 0 && keep == "" {
+		return &EditedError{edited}
+	}
 	made := func(path string) bool {
 		return slices.ContainsFunc(r.Files, func(e record) bool { return e.Path == path && !e.Existed })
 	}
