@@ -62,6 +62,14 @@ func (b *Broker) Ask(r Request, shown []Proof) Decision {
 	return b.record(r, Decide(v, r, shown, b.c.Now()))
 }
 
+// Standing says whether an account is open at all, before it is known who wants
+// to use it and what he has shown: unknown, ambiguous, locked, expired and
+// nologin accounts are refused. A yes has ReasonDeferred and grants nothing. It
+// is recorded.
+func (b *Broker) Standing(r Request) Decision {
+	return b.record(r, standing(b.c.Directory(), r, b.c.Now()))
+}
+
 // record writes the decision down: a grant that cannot be is none.
 func (b *Broker) record(r Request, d Decision) Decision {
 	if err := b.c.Record(r, d); err != nil && d.Outcome == Allow {

@@ -61,33 +61,12 @@ const (
 
 func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	d := &j.decision
-	if v.Snapshot == nil {
-		d.Outcome, d.Reason = Unknown, ReasonNoSnapshot
+	if j.user, *d = person(v, r.User, now); d.Reason != ReasonNone {
 		return j
 	}
-	d.Generation, d.Age = v.Generation(), v.Age(now)
-	if d.Age > v.MaxAge {
-		d.Outcome, d.Reason = Unknown, ReasonStale
-		return j
-	}
+	accountUntil := d.Until
 	if r.Login == "" {
 		r.Login = Login(r.User)
-	}
-	var ambiguous bool
-	j.user, ambiguous = v.User(r.User)
-	switch {
-	case j.user == nil || r.User == "":
-		d.Reason = ReasonUnknownUser
-		return j
-	case ambiguous:
-		d.Reason = ReasonAmbiguousUser
-		return j
-	}
-	var accountUntil time.Time
-	d.Reason, accountUntil = account(j.user, now)
-	d.Until = accountUntil
-	if d.Reason != ReasonNone {
-		return j
 	}
 	if r.Target.Host != "" {
 		if j.host = v.Host(r.Target.Host); j.host == nil {
@@ -110,6 +89,39 @@ func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	}
 	j.settle(q, accountUntil)
 	return j
+}
+
+// standing is Broker.Standing.
+func standing(v View, r Request, now time.Time) Decision {
+	_, d := person(v, r.User, now)
+	if d.Reason == ReasonNone {
+		d.Outcome, d.Reason = Allow, ReasonDeferred
+	}
+	return d
+}
+
+// person finds a user in good standing. Without a reason, the decision goes on:
+// its Until is when the account is shut.
+func person(v View, name UserName, now time.Time) (u *User, d Decision) {
+	if v.Snapshot == nil {
+		d.Outcome, d.Reason = Unknown, ReasonNoSnapshot
+		return nil, d
+	}
+	d.Generation, d.Age = v.Generation(), v.Age(now)
+	if d.Age > v.MaxAge {
+		d.Outcome, d.Reason = Unknown, ReasonStale
+		return nil, d
+	}
+	u, ambiguous := v.User(name)
+	switch {
+	case u == nil || name == "":
+		d.Reason = ReasonUnknownUser
+	case ambiguous:
+		d.Reason = ReasonAmbiguousUser
+	default:
+		d.Reason, d.Until = account(u, now)
+	}
+	return u, d
 }
 
 // account says why the user's account is shut, or until when it is open.

@@ -198,3 +198,22 @@ func TestChangePassword(t *testing.T) {
 		t.Errorf("without a changer a change is %s", p.Outcome)
 	}
 }
+
+func TestStanding(t *testing.T) {
+	s := newSignIn(t)
+	for user, want := range map[UserName]Reason{"alice": ReasonDeferred, "bob": ReasonLocked, "mallory": ReasonUnknownUser, "": ReasonUnknownUser} {
+		s.records = nil
+		d := s.b.Standing(Request{User: user, Door: "pam"})
+		if d.Reason != want || (d.Outcome == Allow) != (want == ReasonDeferred) || d.Grants != nil || len(s.records) != 1 {
+			t.Errorf("%q: %s, %s, grants %v, %d records", user, d.Outcome, d.Reason, d.Grants, len(s.records))
+		}
+	}
+	s.fail = errors.New("disk full")
+	if d := s.b.Standing(Request{User: "alice"}); d.Outcome != Unknown {
+		t.Errorf("without a record it is %s", d.Outcome)
+	}
+	s.b.c.Directory = func() View { return View{} }
+	if d := s.b.Standing(Request{User: "alice"}); d.Outcome != Unknown || d.Reason != ReasonNoSnapshot {
+		t.Errorf("without a snapshot it is %s, %s", d.Outcome, d.Reason)
+	}
+}

@@ -144,7 +144,7 @@ const (
 	ReasonProof           Reason = "proof"            // need-proof: the proofs in Decision.Need are missing
 	ReasonCommand         Reason = "command"          // deny: the fitting rules force a command, which this door cannot do
 	ReasonConflict        Reason = "conflict"         // deny: fitting rules force different commands
-	ReasonDeferred        Reason = "deferred"         // allow: if another door sees the missing proofs, see Request.ProofsDeferred
+	ReasonDeferred        Reason = "deferred"         // allow: another door judges the missing proofs, see Request.ProofsDeferred and Standing
 
 	// What provers find out, see Proven.
 	ReasonWrongPassword   Reason = "wrong-password"   // deny: the proof shown is wrong

@@ -153,7 +153,7 @@ func (d *daemon) buildLocal() error {
 	}
 	var err error
 	d.local, err = local.New(local.Config{Broker: d.broker, Host: broker.HostName(d.cfg.Host), KeysCallers: callers,
-		ProofsDeferred: d.cfg.Keys.PAM, Verbs: verbs, Log: d.log.WithField("part", "local")})
+		ProofsDeferred: d.proofsDeferred(), Verbs: verbs, Log: d.log.WithField("part", "local")})
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/cmd/internal/accounts"
 	"github.com/sekisho/sekisho/door/pam"
 )
 
@@ -32,4 +34,16 @@ func (d *daemon) servePAM(doors *crew, fail context.CancelCauseFunc) {
 	}
 	doors.do("pam", fail, func(ctx context.Context) error { return d.pam.Serve(ctx, d.pamSocket) })
 	doors.all.Go(func() { d.pam.Run(doors.ctx) })
+}
+
+// proofsDeferred is for the keys door: PAM judges the sessions of the directory's
+// users, where the configuration says so, and passes a host's own accounts by.
+func (d *daemon) proofsDeferred() func(broker.Login) bool {
+	if !d.cfg.Keys.PAM {
+		return nil
+	}
+	return func(l broker.Login) bool {
+		_, err := accounts.Lookup(string(l))
+		return errors.Is(err, accounts.ErrUnknown)
+	}
 }

@@ -64,14 +64,18 @@ func (s *Server) answerKeys(p gate.Peer, r wire.Request) wire.Answer {
 		if len(lines) == 0 {
 			continue
 		}
-		d := s.c.Broker.Ask(broker.Request{
+		q := broker.Request{
 			User:           u.Name,
 			Login:          login,
 			Door:           doorKeys,
 			Target:         broker.Target{Host: s.c.Host},
 			SourceDeferred: true,
-			ProofsDeferred: s.c.ProofsDeferred,
-		}, []broker.Proof{broker.ProofKey})
+		}
+		d := s.c.Broker.Ask(q, []broker.Proof{broker.ProofKey})
+		if d.Outcome == broker.NeedProof && s.c.ProofsDeferred != nil && s.c.ProofsDeferred(login) {
+			q.ProofsDeferred = true
+			d = s.c.Broker.Ask(q, []broker.Proof{broker.ProofKey})
+		}
 		switch {
 		case d.Outcome == broker.Allow:
 			if body := s.print(lines, d.Grants); len(body) > 0 {

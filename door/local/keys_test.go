@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"reflect"
 	"strings"
@@ -204,5 +205,29 @@ func TestKeyListedByMany(t *testing.T) {
 	}
 	if a := ask(t, c, wire.VerbKeys, "user", "zed", "fp", key("shared").Fingerprint()); a.Outcome != wire.No || a.Body != nil {
 		t.Errorf("a key that he does not list: %+v", a)
+	}
+}
+
+// A rule that wants more than the key: the key passes where PAM judges the
+// account's sessions again, and nowhere else.
+func TestKeysThatAreNotEnough(t *testing.T) {
+	d, b := newDirectory(t)
+	people(t, d)
+	d.rule(t, broker.RuleAttributes{Name: "people", Subject: []string{"user:alice"}, Login: []string{"self", "deploy"}, Proof: []string{"key", "password"}})
+	offer := func(c io.ReadWriter, login string) string {
+		a := ask(t, c, wire.VerbKeys, "user", login, "fp", key("laptop").Fingerprint())
+		return a.Outcome.String() + " " + a.Reason
+	}
+	path, _ := start(t, config(b))
+	if got := offer(dial(t, path), "alice"); got != "no proof" {
+		t.Errorf("without PAM: %s", got)
+	}
+	c := config(b)
+	c.ProofsDeferred = func(l broker.Login) bool { return l == "alice" }
+	path, _ = start(t, c)
+	for login, want := range map[string]string{"alice": "yes ", "deploy": "no proof", "root": "no no-rule"} {
+		if got := offer(dial(t, path), login); got != want {
+			t.Errorf("%s: %s, not %s", login, got, want)
+		}
 	}
 }

@@ -24,9 +24,9 @@ type Config struct {
 	Host broker.HostName
 	// KeysCallers are the uids that may use the verb keys about anybody.
 	KeysCallers []uint32
-	// ProofsDeferred says that PAM's account step judges each login by key
-	// again, so that rules may want more than the key.
-	ProofsDeferred bool
+	// ProofsDeferred reports whether PAM judges each session of an account again,
+	// so that a rule may want more than the key. Nil: none.
+	ProofsDeferred func(broker.Login) bool
 	// Verbs are the verbs beside keys, by name.
 	Verbs map[string]Verb
 	// MaxConns is how many connections may be open at once; 0 is 4096. Those

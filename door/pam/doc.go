@@ -21,12 +21,16 @@
 //	auth        user service [tty rhost ruser authinfo]    yes: login TOKEN
 //	account     user service [tty rhost ruser authinfo login]
 //	credentials user op [login session ccname]             yes: [session ID, dir NAME, cache BASE64 …]
-//	session     user service op [tty rhost ruser login session pid]  yes: session ID
+//	session     user service op [tty rhost ruser authinfo login session pid]  yes: session ID
 //	passwd      user service phase [tty rhost ruser]
 //	answer      a1 … a8
 //
 // authinfo is what sshd has verified in this login so far: the value of
-// SSH_AUTH_INFO_0 in PAM's environment, one method a line. TOKEN stands for
+// SSH_AUTH_INFO_0 in PAM's environment, one method a line; other programs have
+// none. sshd 9.2 adds the last method only after it has asked for the account.
+// So account judges its logins by what is proved by then, or else only whether
+// the account is open; and session op=open judges them by everything: a no there
+// is a session in which sshd runs nothing. TOKEN stands for
 // what a caller has proved: sshd has one process sign somebody in and another
 // one open his session. It is 32 random bytes, is kept for some minutes, and
 // counts for the same user only, and for root or the uid that got it.

@@ -341,8 +341,19 @@ func startOf(pid int32) uint64 {
 	return n
 }
 
-// session answers the verb: a session that begins or ends.
+// session answers the verb: a session that begins or ends. sshd's is judged
+// first, for now it is known by what its user came in.
 func (s *Server) session(_ context.Context, p *peer, r wire.Request) wire.Answer {
+	if r.Get("op") == "open" && r.Has("authinfo") {
+		seen, err := readAuthInfo(r.Get("authinfo"))
+		if err != nil {
+			return unknown(wire.ReasonMalformed, err.Error())
+		}
+		q := s.request(r)
+		if a := s.admit(q, seen, s.proved(p, r, q.User)); a.Outcome != wire.Yes {
+			return a
+		}
+	}
 	e := Session{ID: r.Get("session"), User: userOf(r), Service: r.Get("service"), TTY: r.Get("tty"), RHost: r.Get("rhost"),
 		Opened: true, PID: p.PID, UID: p.UID, Since: s.c.Now().UTC()}
 	switch r.Get("op") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/sekisho/sekisho/broker"
@@ -72,20 +73,41 @@ func (s *Server) auth(ctx context.Context, p *peer, r wire.Request) wire.Answer 
 	return a
 }
 
-// account says whether a login may be: by what was proved here (the token), or
-// by what sshd has verified.
+// account says whether a login may be. sshd (there is the field authinfo) asks
+// before it says what it has verified last: what is known by then may already be
+// enough or already be too much, and else only the account is judged. Its open
+// session is judged with everything, see session.
 func (s *Server) account(_ context.Context, p *peer, r wire.Request) wire.Answer {
 	seen, err := readAuthInfo(r.Get("authinfo"))
 	if err != nil {
 		return unknown(wire.ReasonMalformed, err.Error())
 	}
 	q := s.request(r)
-	var proved []broker.Proof
-	if l, ok := s.logins.get(r.Get("login"), p.UID, q.User); ok {
-		proved = l.evidence.Proofs
+	if !r.Has("authinfo") {
+		return s.admit(q, seen, s.proved(p, r, q.User))
 	}
+	proved := s.proved(p, r, q.User)
+	if len(proved) == 0 {
+		return verdict(s.c.Broker.Standing(q))
+	}
+	a := s.admit(q, seen, proved)
+	if a.Reason == string(broker.ReasonProof) { // a key may come last
+		return verdict(s.c.Broker.Standing(q))
+	}
+	return a
+}
+
+// proved is what the caller has proved to us.
+func (s *Server) proved(p *peer, r wire.Request, user broker.UserName) []broker.Proof {
+	l, _ := s.logins.get(r.Get("login"), p.UID, user)
+	return l.evidence.Proofs
+}
+
+// admit judges a login by all that sshd has verified and that was proved here.
+func (s *Server) admit(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
+	proved = slices.Clip(proved)
 	if len(seen.keys) > 0 {
-		return s.accountByKey(q, seen, proved)
+		return s.admitByKey(q, seen, proved)
 	}
 	if s.ticketOf(seen, "") {
 		// sshd has mapped the principal to the account (krb5_kuserok): the
@@ -96,9 +118,9 @@ func (s *Server) account(_ context.Context, p *peer, r wire.Request) wire.Answer
 	return verdict(s.c.Broker.Ask(q, proved))
 }
 
-// accountByKey judges a login by the door keys. Of several owners of a key, one
+// admitByKey judges a login by the door keys. Of several owners of a key, one
 // who may is enough, as at that door.
-func (s *Server) accountByKey(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
+func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
 	q.Door, q.Unconfined = doorKeys, false // the key's line confines it
 	v := s.c.Broker.View()
 	if v.Snapshot == nil {
@@ -132,7 +154,7 @@ func (s *Server) accountByKey(q broker.Request, seen authInfo, proved []broker.P
 		}
 	}
 	if a.Reason == string(reasonNoKey) { // nobody was judged, so nothing is recorded yet
-		s.c.Log.WithField("user", string(q.User)).Warn("sshd let somebody in by a key that is not in the directory: account refused; set AuthorizedKeysFile none")
+		s.c.Log.WithField("user", string(q.User)).Warn("sshd let somebody in by a key that is not in the directory: refused; set AuthorizedKeysFile none")
 	}
 	return a
 }

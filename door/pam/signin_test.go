@@ -80,46 +80,63 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-func TestAccount(t *testing.T) {
+func TestEntering(t *testing.T) {
 	w := newWorld(t, nil)
 	login := " login=" + w.signIn()
-	esc := func(s string) string { return strings.ReplaceAll(strings.ReplaceAll(s, " ", "%20"), "\n", "%0A") }
-	key, other := " authinfo="+esc("publickey "+aliceKey+"\n"), " authinfo="+esc("publickey "+otherKey)
-	ticket := " authinfo=" + esc("gssapi-with-mic alice@EXAMPLE.ORG")
-	for _, c := range []struct{ name, ask, want string }{
-		{"signed in", "account user=alice service=sshd" + login, "yes"},
-		{"by key", "account user=alice service=sshd" + key, "yes"},
-		{"by a key that is not hers", "account user=alice service=sshd" + other, "no no-key"},
-		{"by two, of which one is", "account user=alice service=sshd" + key + esc("\npublickey "+otherKey), "yes"},
-		{"by her key as another", "account user=bob service=sshd" + key, "no no-rule"},
-		{"by her key as a shared account, from where she may", "account user=deploy service=sshd rhost=198.51.100.7" + key, "yes"},
-		{"from elsewhere", "account user=deploy service=sshd rhost=203.0.113.7" + key, "no source"},
-		{"from who knows where", "account user=deploy service=sshd rhost=laptop.example.org" + key, "no source"},
-		{"root by a key of his own", "account user=root service=sshd" + other, "no unknown-user"},
-		{"by ticket", "account user=alice service=sshd" + ticket, "yes"},
-		{"by ticket as a shared account", "account user=deploy service=sshd rhost=198.51.100.7" + ticket, "yes"},
-		{"by a ticket of bob's as alice, whom the rules judge as bob", "account user=alice service=sshd authinfo=" + esc("gssapi-with-mic bob@EXAMPLE.ORG"), "no no-rule"},
-		{"with a password and the token of another", "account user=bob service=sshd" + login, "no no-rule"},
-		{"nobody", "account user=mallory service=sshd", "no unknown-user"},
+	esc := func(s string) string {
+		return " authinfo=" + strings.ReplaceAll(strings.ReplaceAll(s, " ", "%20"), "\n", "%0A")
+	}
+	key, other := esc("publickey "+aliceKey+"\n"), esc("publickey "+otherKey)
+	ticket := esc("gssapi-with-mic alice@EXAMPLE.ORG")
+	near, far := " rhost=198.51.100.7", " rhost=203.0.113.7"
+	for _, c := range []struct{ name, who, how, want string }{
+		{"signed in", "alice", login + esc("keyboard-interactive/pam"), "yes"},
+		{"with the token of another", "bob", login + esc("keyboard-interactive/pam"), "no no-rule"},
+		{"by key", "alice", key, "yes"},
+		{"by key and password", "alice", login + esc("publickey "+aliceKey+"\nkeyboard-interactive/pam"), "yes"},
+		{"by a key that is not hers", "alice", other, "no no-key"},
+		{"by two, of which one is", "alice", esc("publickey " + aliceKey + "\npublickey " + otherKey), "yes"},
+		{"by her key as another", "bob", key, "no no-rule"},
+		{"by her key as a shared account, from where she may", "deploy", near + key, "yes"},
+		{"from elsewhere", "deploy", far + key, "no source"},
+		{"from who knows where", "deploy", " rhost=laptop.example.org" + key, "no source"},
+		{"root by a key of his own", "root", other, "no unknown-user"},
+		{"by ticket", "alice", ticket, "yes"},
+		{"by ticket as a shared account", "deploy", near + ticket, "yes"},
+		{"by a ticket of bob's as alice, whom the rules judge as bob", "alice", esc("gssapi-with-mic bob@EXAMPLE.ORG"), "no no-rule"},
+		{"by a ticket of another realm, which is nothing", "bob", esc("gssapi-with-mic alice@EVIL.EXAMPLE"), "no no-rule"},
+		{"by a ticket of bob/admin, who is not bob", "alice", esc("gssapi-with-mic alice/admin@EXAMPLE.ORG"), "no unknown-user"},
+		{"by a method that proves nothing", "bob", esc("hostbased bob"), "no no-rule"},
+		{"nobody", "mallory", key, "no unknown-user"},
 	} {
-		if got := show(w.say(c.ask)); got != c.want {
+		if got := w.enter(c.who, c.how); got != c.want {
 			t.Errorf("%s: %q, not %q", c.name, got, c.want)
 		}
 	}
 	w.locked.Store(true)
-	for _, how := range []string{login, key, ticket} {
+	for _, how := range []string{login + esc("password"), key, ticket} {
 		if got := show(w.say("account user=alice service=sshd" + how)); got != "no locked" {
-			t.Errorf("a locked account:%.30s: %q", how, got)
+			t.Errorf("a locked account:%.40s: %q", how, got)
+		}
+		if got := show(w.say("session op=open user=alice service=sshd" + how)); got != "no locked" {
+			t.Errorf("a session of a locked account:%.40s: %q", how, got)
 		}
 	}
 }
 
-func TestTicketsOfOtherRealmsCountForNothing(t *testing.T) {
+// Programs that are not sshd have their users prove themselves to us or to a
+// module of their own, and ask for the account then.
+func TestAccountOfOtherPrograms(t *testing.T) {
 	w := newWorld(t, nil)
-	for _, p := range []string{"bob@EVIL.EXAMPLE", "bob/admin@EXAMPLE.ORG"} {
-		// Judged as the account itself, with nothing proved; bob has no rule.
-		if got := show(w.say("account user=bob service=sshd authinfo=gssapi-with-mic%20" + p)); !strings.HasPrefix(got, "no ") {
-			t.Errorf("%s: %q", p, got)
+	login := " login=" + w.signIn()
+	for ask, want := range map[string]string{
+		"account user=alice service=login tty=tty1" + login: "yes",
+		"account user=bob service=login tty=tty1" + login:   "no no-rule",
+		"account user=bob service=cron":                     "no no-rule",
+		"account user=root service=login":                   "no unknown-user",
+	} {
+		if got := show(w.say(ask)); got != want {
+			t.Errorf("%.60s: %q, not %q", ask, got, want)
 		}
 	}
 }

@@ -100,7 +100,7 @@ var (
 		"auth":        {append([]string{"authinfo"}, about...), []string{"user", "service"}, (*Server).auth},
 		"account":     {append([]string{"authinfo", "login"}, about...), []string{"user", "service"}, (*Server).account},
 		"credentials": {[]string{"user", "op", "login", "session", "ccname"}, []string{"user", "op"}, (*Server).credentials},
-		"session":     {append([]string{"op", "login", "session", "pid"}, about...), []string{"user", "service", "op"}, (*Server).session},
+		"session":     {append([]string{"authinfo", "op", "login", "session", "pid"}, about...), []string{"user", "service", "op"}, (*Server).session},
 		"passwd":      {append([]string{"phase"}, about...), []string{"user", "service", "phase"}, (*Server).passwd},
 	}
 )

@@ -54,6 +54,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 		e.PutUser(broker.User{ID: broker.EntryID{1}, DN: "uid=alice", Name: "alice", UID: uid, Shell: "/bin/sh", Keys: []keys.Line{line},
 			State: broker.AccountState{Locked: w.locked.Load()}})
 		e.PutUser(broker.User{ID: broker.EntryID{2}, DN: "uid=bob", Name: "bob", UID: 2002, Shell: "/bin/sh"})
+		e.PutUser(broker.User{ID: broker.EntryID{5}, DN: "uid=deploy", Name: "deploy", UID: 2003, Shell: "/bin/sh"})
 		e.PutHost(broker.Host{ID: broker.EntryID{3}, DN: "cn=web1", Names: []broker.HostName{"web1"}})
 		for i, a := range []broker.RuleAttributes{
 			{Name: "pam", Subject: []string{"user:alice"}, Door: []string{"pam"}, Target: []string{"host:web1"}},
@@ -182,6 +183,24 @@ func (w *world) say(text string) wire.Answer {
 	c := w.dial()
 	defer c.Close()
 	return w.on(c, text)
+}
+
+// enter does what sshd does once it has let somebody in: it asks for the account
+// with nothing said of the last method, and then opens the session. how is the
+// fields login and authinfo.
+func (w *world) enter(who, how string) string {
+	w.t.Helper()
+	early := how
+	if at := strings.Index(how, " authinfo="); at >= 0 {
+		early = how[:at] + " authinfo="
+	}
+	a := w.say("account user=" + who + " service=sshd" + early)
+	if a.Outcome == wire.Yes {
+		if a = w.say("session op=open user=" + who + " service=sshd" + how); a.Outcome == wire.Yes {
+			return "yes"
+		}
+	}
+	return show(a)
 }
 
 // signIn signs alice in and returns her token.

@@ -186,11 +186,11 @@ static void fields_from(const struct call *c, struct request *q)
 	request_field(q, "ruser", call_item(c, PAM_RUSER));
 }
 
-/* authinfo is what sshd has verified so far, NULL for nothing. */
+/* authinfo is what sshd has verified so far, which may be nothing yet; NULL for a
+ * program that is not sshd. */
 static const char *authinfo(const struct call *c)
 {
-	const char *s = pam_getenv(c->pamh, AUTHINFO_ENV);
-	return s != NULL && *s != 0 ? s : NULL;
+	return pam_getenv(c->pamh, AUTHINFO_ENV);
 }
 
 static void begin(const struct call *c, struct request *q, const char *verb)
@@ -366,6 +366,8 @@ static int session(struct call *c, const char *op)
 	request_field(&q, "service", c->service);
 	request_field(&q, "op", op);
 	fields_from(c, &q);
+	if (strcmp(op, "open") == 0)
+		request_field(&q, "authinfo", authinfo(c)); /* sshd's is whole only now */
 	request_field(&q, "login", call_login(c));
 	request_field(&q, "session", c->state->session[0] != 0 ? c->state->session : NULL);
 	request_field(&q, "pid", pid);

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,10 +153,24 @@ func TestSSHDKeys(t *testing.T) {
 		t.Errorf("heard %q", heard)
 	}
 	// sshd 9.2 calls pam_acct_mgmt before it notes by what the user came in: of the
-	// last method, and so of a key alone, SSH_AUTH_INFO_0 says nothing there.
-	if strings.Contains(heard[0], "authinfo") {
-		t.Errorf("sshd is better than its fame: %q", heard)
+	// last method, and so of a key alone, SSH_AUTH_INFO_0 says nothing there. It does
+	// when the session opens.
+	if !strings.HasSuffix(heard[0], " authinfo=") || !strings.Contains(heard[1], " authinfo=publickey ssh-ed25519 "+blob+"\n") {
+		t.Errorf("of a key sshd says %q", heard)
 	}
+	// A session that is refused runs nothing: no command, shell, sftp or forwarding.
+	s.d.plan("session", no("no-rule", "no rule lets you in"), no("no-rule", ""), no("no-rule", ""), no("no-rule", ""))
+	for _, how := range []struct{ options, command []string }{
+		{nil, []string{look}}, {[]string{"-tt"}, []string{look}}, {[]string{"-s"}, []string{"sftp"}}, {[]string{"-W", "127.0.0.1:22"}, nil}} {
+		c := s.client.SSH(t.Context(), testenv.SSHCall{To: s.host, User: "alice", Key: key})
+		host := c.Args[len(c.Args)-1]
+		c.Args = slices.Concat(c.Args[:len(c.Args)-1], how.options, []string{host}, how.command)
+		if out, err := c.CombinedOutput(); err == nil || strings.Contains(string(out), "USER=") || strings.Contains(string(out), "SSH-2.0") {
+			t.Errorf("%q in a session that was refused: %v\n%s", how, err, out)
+		}
+	}
+	s.d.heard()
+	s.d.plan("session", yes("session "+sessionID))
 	// A locked account does not get in by its key, nor when it cannot be found out.
 	for _, a := range []wire.Answer{no("locked", "your account is locked"), unknown("no-snapshot", ""), no("unknown-user", ""), no("shadow-expired", "")} {
 		s.d.plan("account", a)

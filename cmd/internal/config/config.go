@@ -60,7 +60,7 @@ type Realm struct {
 	// StartTLS there. Empty: loopback, port 389.
 	LDAP []string `toml:"ldap"`
 	// Kpasswd are the addresses to change passwords at (RFC 3244), UDP and TCP.
-	// Empty: those of kdc, port 464.
+	// Empty: those of kdc, 376 ports higher, which is 464 beside port 88.
 	Kpasswd []string `toml:"kpasswd"`
 	// LDAPS are the addresses to listen on with TLS. Other hosts need one that
 	// they can reach. Empty: loopback, port 636.
@@ -140,11 +140,11 @@ type Keys struct {
 	Types []string `toml:"types"`
 	// RSABits is the least size of an RSA key.
 	RSABits int `toml:"rsa_bits"`
-	// PAM says that sshd on this host has pam_sekisho.so in the account stack
-	// (UsePAM yes), which judges each login again with all that was proved. A
-	// rule that wants more than a key then lets the key through here, and the
-	// account step refuses whoever has shown no more. Set it only where that is
-	// so: without it the other proofs would never be asked for.
+	// PAM says that sshd on this host has pam_sekisho.so in its account and its
+	// session stack (UsePAM yes), which judges each login of a directory user
+	// again with all that was proved. A rule that wants more than a key then lets
+	// the key through here, and PAM refuses whoever has shown no more. Set it only
+	// where that is so: without it the other proofs would never be asked for.
 	PAM bool `toml:"pam"`
 }
 

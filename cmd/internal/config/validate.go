@@ -205,7 +205,7 @@ func (c Config) checkPAM() error {
 		return errors.New("pam.ticket_life must be 5m or longer, and pam.ticket_renew not below zero")
 	}
 	if c.Keys.PAM && !p.Enabled {
-		return errors.New("keys.pam needs pam.enabled: it leaves proofs to the account step of pam_sekisho.so")
+		return errors.New("keys.pam needs pam.enabled: it leaves proofs to pam_sekisho.so")
 	}
 	return nil
 }
