@@ -3,17 +3,14 @@ package gss
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 const (
 	usageAuthenticator = 11
-	usageAPRep         = 12
 	// apMutual is mutual-required of APOptions (RFC 4120 §5.5.1).
 	apMutual = 1 << (31 - 2)
 )
@@ -78,54 +75,18 @@ func Initiate(cred krb.Credential, o Options) (*Initiator, error) {
 		initiator: true, key: subkey, send: uint64(seq),
 		recv: newWindow(seq, sum.flags), // until there is an AP-REP
 	}}
-	req, err := formatAPReq(cred, i, field, seq)
+	req := der.APReq{Ticket: cred, Usage: usageAuthenticator, Checksum: der.Typed{Type: checksumType, Value: field}, At: now, Subkey: &subkey, Seq: &seq}
+	if sum.flags&Mutual != 0 {
+		req.Options |= apMutual
+	}
+	msg, err := req.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("writing an AP-REQ: %w", err)
 	}
-	if i.token, err = formatToken(tokAPReq, OIDKrb5, req); err != nil {
+	if i.token, err = formatToken(tokAPReq, OIDKrb5, msg); err != nil {
 		return nil, err
 	}
 	return i, nil
-}
-
-// formatAPReq makes the AP-REQ (RFC 4120 §5.5.1).
-func formatAPReq(cred krb.Credential, i *Initiator, sum []byte, seq uint32) ([]byte, error) {
-	var auth cryptobyte.Builder
-	auth.AddASN1(app(2), func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addInt(b, 0, 5)
-			addPrincipal(b, 1, cred.Client)
-			b.AddASN1(tag(3), func(b *cryptobyte.Builder) {
-				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					addInt(b, 0, checksumType)
-					addBytes(b, 1, sum)
-				})
-			})
-			addInt(b, 4, int64(i.ctime.Nanosecond()/1000))
-			addTime(b, 5, i.ctime)
-			addKey(b, 6, i.c.key)
-			addInt(b, 7, int64(seq))
-		})
-	})
-	plain, err := auth.Bytes()
-	if err != nil {
-		return nil, err
-	}
-	var options uint32
-	if i.c.flags&Mutual != 0 {
-		options |= apMutual
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(app(14), func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addInt(b, 0, 5)
-			addInt(b, 1, 14)
-			addFlags(b, 2, options)
-			b.AddASN1(tag(3), func(b *cryptobyte.Builder) { b.AddBytes(cred.Ticket) })
-			addSealed(b, 4, cred.Key, usageAuthenticator, plain)
-		})
-	})
-	return b.Bytes()
 }
 
 // Token is the token to send first.
@@ -163,43 +124,17 @@ func (i *Initiator) Finish(answer []byte) (*Context, error) {
 
 // apRep verifies an AP-REP (RFC 4120 §3.2.5) and takes its key and number over.
 func (i *Initiator) apRep(msg []byte) error {
-	s, ok := message(msg, 15)
-	if !ok {
-		return errDER
-	}
-	pvno, ok1 := readInt(&s, 0)
-	typ, ok2 := readInt(&s, 1)
-	if !ok1 || !ok2 || pvno != 5 || typ != 15 {
-		return errDER
-	}
-	plain, err := openSealed(&s, 2, i.session, usageAPRep)
+	rep, err := der.OpenAPRep(msg, i.session)
 	if err != nil {
 		return err
 	}
-	part, ok := message(plain, 27)
-	if !ok || !s.Empty() {
-		return errDER
-	}
-	ctime, ok1 := readTime(&part, 0)
-	cusec, ok2 := readInt(&part, 1)
-	if !ok1 || !ok2 || cusec < 0 || cusec > 999999 {
-		return errDER
-	}
-	key, subkey := i.c.key, part.PeekASN1Tag(tag(2))
-	if subkey {
-		if key, err = readKey(&part, 2); err != nil {
-			return fmt.Errorf("its subkey: %w", err)
-		}
-	}
-	seq, ok := readSeq(&part, 3)
-	if !ok || !part.Empty() {
-		return errDER
-	}
-	if !ctime.Add(time.Duration(cusec) * time.Microsecond).Equal(i.ctime) {
+	if !rep.At.Equal(i.ctime) {
 		return errors.New("the answer is to another request")
 	}
-	i.c.key, i.c.acceptorKey = key, subkey
-	i.c.recv = newWindow(seq, i.c.flags)
+	if rep.Subkey != nil {
+		i.c.key, i.c.acceptorKey = *rep.Subkey, true
+	}
+	i.c.recv = newWindow(rep.Seq, i.c.flags)
 	return nil
 }
 
@@ -227,22 +162,11 @@ func (e *PeerError) Error() string {
 	return fmt.Sprintf("%s (%d; its clock says %s)", text, e.Code, e.Time.UTC().Format(time.RFC3339))
 }
 
-// parseKRBError reads as much of a KRB-ERROR (RFC 4120 §5.9.1) as PeerError holds.
+// parseKRBError reads a KRB-ERROR (RFC 4120 §5.9.1) into a PeerError.
 func parseKRBError(msg []byte) error {
-	s, ok := message(msg, 30)
-	if !ok {
-		return errDER
+	e, err := der.ParseError(msg)
+	if err != nil {
+		return err
 	}
-	pvno, ok1 := readInt(&s, 0)
-	typ, ok2 := readInt(&s, 1)
-	_, _, ok3 := optional(&s, 2)
-	_, _, ok4 := optional(&s, 3)
-	t, ok5 := readTime(&s, 4)
-	usec, ok6 := readInt(&s, 5)
-	code, ok7 := readInt(&s, 6)
-	if !(ok1 && ok2 && ok3 && ok4 && ok5 && ok6 && ok7) || pvno != 5 || typ != 30 ||
-		usec < 0 || usec > 999999 || code < 0 || code > math.MaxInt32 {
-		return errDER
-	}
-	return &PeerError{Code: int32(code), Time: t.Add(time.Duration(usec) * time.Microsecond)}
+	return &PeerError{Code: e.Code, Time: e.At}
 }

@@ -20,6 +20,9 @@ var (
 	OIDMSKrb5 = asn1.ObjectIdentifier{1, 2, 840, 48018, 1, 2, 2}
 )
 
+// framing is the tag of a token (RFC 2743 §3.1).
+const framing = cbasn1.Tag(0x60)
+
 // Token identifiers (RFC 4121 §4.1).
 const (
 	tokAPReq    = 0x0100
@@ -45,7 +48,7 @@ func unframe(token []byte) (oid asn1.ObjectIdentifier, inner []byte, err error) 
 	}
 	s := cryptobyte.String(token)
 	var body cryptobyte.String
-	if !s.ReadASN1(&body, app(0)) || !s.Empty() || !body.ReadASN1ObjectIdentifier(&oid) {
+	if !s.ReadASN1(&body, framing) || !s.Empty() || !body.ReadASN1ObjectIdentifier(&oid) {
 		return nil, nil, errFraming
 	}
 	return oid, body, nil
@@ -74,7 +77,7 @@ func parseToken(token []byte) (id uint16, oid asn1.ObjectIdentifier, msg []byte,
 
 func formatToken(id uint16, oid asn1.ObjectIdentifier, msg []byte) ([]byte, error) {
 	var b cryptobyte.Builder
-	b.AddASN1(app(0), func(b *cryptobyte.Builder) {
+	b.AddASN1(framing, func(b *cryptobyte.Builder) {
 		b.AddASN1ObjectIdentifier(oid)
 		b.AddUint16(id)
 		b.AddBytes(msg)
@@ -88,7 +91,3 @@ func formatToken(id uint16, oid asn1.ObjectIdentifier, msg []byte) ([]byte, erro
 	}
 	return out, nil
 }
-
-// app and ctx are the tags [APPLICATION n] and [n], explicit.
-func app(n uint8) cbasn1.Tag { return cbasn1.Tag(n) | 0x40 | 0x20 }
-func tag(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }

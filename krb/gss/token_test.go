@@ -12,8 +12,7 @@ import (
 
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/sekisho/sekisho/krb"
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 func principal(t testing.TB, s string) krb.Principal {
@@ -206,16 +205,10 @@ func TestCredAsOthersReadIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, ok := message(b, 22)
-	if !ok {
-		t.Fatal("no message")
-	}
-	readInt(&s, 0)
-	readInt(&s, 1)
-	if _, ok := field(&s, 2); !ok {
-		t.Fatal("no tickets")
-	}
-	plain, err := openSealed(&s, 3, session, usageKRBCred)
+	r := der.Open(b, appCred)
+	r.Head(0, appCred)
+	r.Field(2)
+	plain, err := r.Field(3).Sealed().Open(session, usageKRBCred)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,11 +280,10 @@ func FuzzSealedParts(f *testing.F) {
 	c := tgt(f, krb.AES256SHA1)
 	session, _ := krb.RandomKey(krb.AES256SHA1)
 	b, _ := formatCred(c, session, c.AuthTime)
-	s, _ := message(b, 22)
-	readInt(&s, 0)
-	readInt(&s, 1)
-	field(&s, 2)
-	plain, _ := openSealed(&s, 3, session, usageKRBCred)
+	r := der.Open(b, appCred)
+	r.Head(0, appCred)
+	r.Field(2)
+	plain, _ := r.Field(3).Sealed().Open(session, usageKRBCred)
 	f.Add(plain)
 	ctime := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	f.Add([]byte("{\x1a0\x18\xa0\x11\x18\x0f20260304050607Z\xa1\x03\x02\x01\x00"))
@@ -314,19 +306,11 @@ func FuzzSealedParts(f *testing.F) {
 // sealAPRep makes the AP-REP of any EncAPRepPart.
 func sealAPRep(t testing.TB, part []byte, session krb.Key) []byte {
 	t.Helper()
-	var b cryptobyte.Builder
-	b.AddASN1(app(15), func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addInt(b, 0, 5)
-			addInt(b, 1, 15)
-			addSealed(b, 2, session, usageAPRep, part)
-		})
-	})
-	out, err := b.Bytes()
+	sealed, err := der.Seal(session, 12, part)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+	return der.App(15, der.Field(0, der.Int(5)), der.Field(1, der.Int(15)), der.Field(2, sealed))
 }
 
 // TestAPRepParts: an acceptor that sends no subkey and no number is believed, one that
@@ -349,24 +333,14 @@ func TestAPRepParts(t *testing.T) {
 		{"another key", ctime, other, true, false, false},
 		{"a rest", ctime, session, true, true, false},
 	} {
-		var b cryptobyte.Builder
-		b.AddASN1(app(27), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addTime(b, 0, c.at)
-				addInt(b, 1, int64(c.at.Nanosecond()/1000))
-				if c.sub {
-					addKey(b, 2, other)
-					addInt(b, 3, -1)
-				}
-				if c.rest {
-					addInt(b, 4, 1)
-				}
-			})
-		})
-		part, err := b.Bytes()
-		if err != nil {
-			t.Fatal(err)
+		var sub, seq, rest []byte
+		if c.sub {
+			sub, seq = der.Field(2, der.Key(other)), der.Field(3, der.Int(-1))
 		}
+		if c.rest {
+			rest = der.Field(4, der.Int(1))
+		}
+		part := der.App(27, der.Field(0, der.Time(c.at)), der.Field(1, der.Microseconds(c.at)), sub, seq, rest)
 		i := &Initiator{session: session, ctime: ctime, c: &Context{key: session, flags: allFlags}}
 		if err := i.apRep(sealAPRep(t, part, c.key)); (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)
