@@ -166,6 +166,8 @@ func (d *daemon) changeInRealm(ctx context.Context, c broker.Claim, old, new str
 		return broker.Proven{Outcome: broker.Allow}
 	case errors.Is(err, realm.ErrWrongPassword):
 		return broker.Proven{Reason: broker.ReasonWrongPassword}
+	case errors.Is(err, realm.ErrLocked):
+		return broker.Proven{Reason: broker.ReasonLocked}
 	case errors.As(err, &refused):
 		return broker.Proven{Reason: broker.ReasonPasswordRefused, Text: clip(refused.Error())}
 	}

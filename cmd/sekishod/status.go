@@ -84,7 +84,7 @@ func (d *daemon) passwdVerb() local.Verb {
 			case err == nil:
 				e.Info("password changed")
 				return wire.Answer{Outcome: wire.Yes}
-			case errors.Is(err, realm.ErrWrongPassword):
+			case errors.Is(err, realm.ErrWrongPassword), errors.Is(err, realm.ErrLocked):
 				e.Warn("password change refused: wrong password or account locked")
 				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked"}
 			case errors.As(err, &refused):
