@@ -14,7 +14,7 @@ import (
 func (s *scene) tell(w *testenv.World) {
 	ready := s.step("four machines: broker, web1, db1, client", func() error { return s.hosts(w) }) &&
 		s.step("broker: sekishod with an embedded realm (slapd and a KDC), first start", s.realm) &&
-		s.step("web1 and db1 join: sekishod over ldaps, sshd asks sekisho-keys", func() error {
+		s.step("web1 and db1 join by `sekisho host enrol`: NSS, PAM, sshd, Kerberos", func() error {
 			return errors.Join(s.join(s.web), s.join(s.db))
 		}) &&
 		s.step("sekisho user, key, group and rule add: alice, bob, who may where", s.people)

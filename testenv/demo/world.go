@@ -172,7 +172,7 @@ func (s *scene) hosts(w *testenv.World) error {
 // where to listen.
 func (s *scene) realm() error {
 	a := s.broker.Addr
-	conf := fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:389\"]\nldaps = [\"%s:636\"]\nkdc = [\"%s:88\"]\nnames = [%q]\n", a, a, s.broker.FQDN)
+	conf := fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:389\"]\nldaps = [\"%s:636\"]\nkdc = [\"%s:88\"]\nnames = [%q]\n[clock]\nservers = [%q]\n", a, a, s.broker.FQDN, a)
 	if err := s.broker.WriteFile("/etc/sekisho/sekishod.toml", []byte(conf), 0o644); err != nil {
 		return err
 	}
@@ -212,88 +212,50 @@ func (s *scene) start(h *testenv.Host) error {
 	return err
 }
 
-// join makes a host follow the realm over ldaps, with a service account of its
-// own that reads no secret, and starts its sekishod and sshd.
+// join makes a host of the realm as its administrator would: the host's bundle
+// is carried over, and `sekisho host enrol` sets up sekishod, Kerberos, NSS, PAM
+// and sshd. There is no systemd here, so the servers are started by hand.
 func (s *scene) join(h *testenv.Host) error {
+	file := "/root/" + h.Name + ".bundle"
 	if err := s.sekisho("", "host", "add", h.Name, "--addr", h.Addr.String(), "--alias", h.FQDN); err != nil {
 		return err
 	}
-	if err := s.sekisho("", "service", "add", h.Name, "--secret-file", "/root/"+h.Name+".secret"); err != nil {
+	if err := s.sekisho("", "host", "bundle", h.Name, "--out", file); err != nil {
 		return err
 	}
-	password, err := s.broker.ReadFile("/root/" + h.Name + ".secret")
+	bundle, err := s.broker.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	ca, err := s.broker.ReadFile("/var/lib/sekisho/realm/tls/ca.crt")
-	if err != nil {
+	// All machines of the site have the same krb5.conf.
+	if err := errors.Join(h.WriteFile(file, bundle, 0o600), h.WriteFile("/etc/krb5.conf", s.krb5conf, 0o644),
+		h.WriteFile("/etc/ssh/sshd_config", []byte(sshdConfig), 0o644)); err != nil {
 		return err
 	}
-	conf := fmt.Sprintf(`host = %q
-
-[directory]
-url = ["ldaps://%s"]
-base = "dc=sekisho,dc=internal"
-bind_dn = "cn=%s,ou=services,dc=sekisho,dc=internal"
-password_file = "/etc/sekisho/password"
-ca_file = "/etc/sekisho/ca.crt"
-
-[pam]
-password = "kdc"
-[keys]
-pam = true
-[clock]
-servers = ["%s"]
-`, h.Name, s.broker.FQDN, h.Name, s.broker.Addr)
-	if err := s.sekisho("", "host", "keytab", h.Name, "--sshd", "/root/"+h.Name+".keytab", "--sekishod", "/root/"+h.Name+".own.keytab"); err != nil {
-		return err
-	}
-	sshd, err := s.broker.ReadFile("/root/" + h.Name + ".keytab")
-	if err != nil {
-		return err
-	}
-	own, err := s.broker.ReadFile("/root/" + h.Name + ".own.keytab")
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		path string
-		data []byte
-		mode os.FileMode
-	}{
-		{"/etc/sekisho/sekishod.toml", []byte(conf), 0o644},
-		{"/etc/sekisho/ca.crt", ca, 0o644},
-		{"/etc/sekisho/password", password, 0o600},
-		{"/etc/krb5.conf", s.krb5conf, 0o644},
-		{"/etc/krb5.keytab", sshd, 0o600},
-		{"/etc/sekisho/krb5.keytab", own, 0o640},
-		{"/etc/pam.d/passwd", []byte("password required /usr/local/lib/sekisho/pam_sekisho.so\n"), 0o644},
-		{"/etc/nsswitch.conf", []byte("passwd: files systemd\ngroup: files systemd\nshadow: files systemd\nhosts: files dns\n"), 0o644},
-	} {
-		if err := h.WriteFile(f.path, f.data, f.mode); err != nil {
-			return err
-		}
-	}
-	if out, err := h.Command(s.ctx, "chgrp", "sekisho", "/etc/sekisho/krb5.keytab").CombinedOutput(); err != nil {
+	if out, err := h.Command(s.ctx, "/usr/local/bin/sekisho", "host", "enrol", file, "--yes").CombinedOutput(); err != nil && exitCode(err) != 3 {
 		return said(err, string(out))
 	}
 	if err := s.start(h); err != nil {
 		return err
 	}
-	_, err = h.StartSSHD(s.ctx, testenv.SSHDConfig{PAM: hostPAM, Lines: []string{
-		"GSSAPIAuthentication yes",
-		"KbdInteractiveAuthentication yes",
-		"AuthorizedKeysFile none",
-		"AuthorizedKeysCommand /usr/local/lib/sekisho/sekisho-keys %u %f %t %k",
-		"AuthorizedKeysCommandUser sekisho-keys",
-	}})
+	_, err = h.Start(s.ctx, testenv.DaemonConfig{
+		Name: "sshd", Path: "/usr/sbin/sshd", Args: []string{"-D", "-e"},
+		Ready: func(context.Context) error {
+			return h.Inside(func() error { _, err := os.Stat("/run/sshd.pid"); return err })
+		},
+	})
 	return err
 }
 
-// hostPAM is the stack of a host whose users are all in the directory.
-const hostPAM = `auth     required /usr/local/lib/sekisho/pam_sekisho.so
-account  required pam_nologin.so
-account  required /usr/local/lib/sekisho/pam_sekisho.so
-session  required pam_mkhomedir.so umask=0077
-session  required /usr/local/lib/sekisho/pam_sekisho.so
+// sshdConfig is a host's before it joins: Debian's, with a quicker key exchange.
+const sshdConfig = `Include /etc/ssh/sshd_config.d/*.conf
+HostKey /etc/ssh/ssh_host_ed25519_key
+KexAlgorithms curve25519-sha256
+PidFile /run/sshd.pid
+KbdInteractiveAuthentication no
+UsePAM yes
+UseDNS no
+PrintMotd no
+PrintLastLog no
+Subsystem sftp internal-sftp
 `
