@@ -33,7 +33,7 @@ func (s *scene) signOn() {
 		}
 		return s.byTicket(s.web)
 	})
-	s.step("alice signs in by password: the session has a ticket, and it leads on to db1", func() error {
+	s.step("alice signs in by password: the session's ticket leads on to db1", func() error {
 		out, err := s.byPassword(password, s.web, "klist -s && ssh -o GSSAPIAuthentication=yes -o BatchMode=yes -o StrictHostKeyChecking=no "+s.db.FQDN+" 'id -un; hostname'")
 		if err == nil && out != "alice\n"+s.db.FQDN+"\n" {
 			err = errors.New("it printed something else")
@@ -110,7 +110,7 @@ func (s *scene) clocks() {
 			return nil
 		})
 	})
-	s.step("`sekisho why` and `sekisho doctor` say it too, and alice's key still opens web1", func() error {
+	s.step("`sekisho why` and `doctor` say it too; alice's key still opens web1", func() error {
 		out, _ := s.web.Command(s.ctx, "/usr/local/bin/sekisho", "why", "alice", "pam", s.web.Name).CombinedOutput()
 		doctor, err := s.web.Command(s.ctx, "/usr/local/bin/sekisho", "doctor").CombinedOutput()
 		if exitCode(err) != 1 || !strings.Contains(string(out), away) || !strings.Contains(string(doctor), away) {
