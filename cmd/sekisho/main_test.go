@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -66,7 +67,14 @@ func startRealm() (*testenv.Daemon, error) {
 	}
 	path, _ := testenv.Program("sekishod")
 	d, err := testenv.StartDaemon(context.Background(), testenv.DaemonConfig{Path: path, Ready: func(ctx context.Context) error {
-		return exec.CommandContext(ctx, "sekisho", "status").Run()
+		if err := exec.CommandContext(ctx, "sekisho", "status").Run(); err != nil {
+			return err
+		}
+		c, err := net.DialTimeout("tcp", "127.0.0.1:464", time.Second) // what starts last, after the KDC
+		if err != nil {
+			return err
+		}
+		return c.Close()
 	}})
 	if err != nil {
 		return nil, err
