@@ -42,6 +42,7 @@ static const struct code credential_codes[] = {
 };
 
 static const struct code session_codes[] = {
+	{ "unknown-user", PAM_USER_UNKNOWN }, /* another source's: the stack may let him pass */
 	{ NULL, PAM_SESSION_ERR },
 };
 

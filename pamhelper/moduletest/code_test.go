@@ -50,6 +50,7 @@ func codes(t *testing.T, v variant) {
 		{"open", "session", yes("session "), unavail},
 		{"open", "session", yes("session a b"), unavail},
 		{"open", "session", no("denied", "no"), sessionErr},
+		{"open", "session", no("unknown-user", ""), userUnknown},
 		{"open", "session", unknown("session", ""), unavail},
 		{"close", "session", yes(), success},
 		{"close", "session", no("denied", ""), sessionErr},
