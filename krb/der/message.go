@@ -2,7 +2,6 @@ package der
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"time"
 
@@ -207,7 +206,7 @@ func ParseError(b []byte) (Error, error) {
 	}
 	e := Error{At: r.Field(4).Time()}
 	e.At = e.At.Add(r.Field(5).Microseconds())
-	e.Code = int32(r.Field(6).Int(0, math.MaxInt32))
+	e.Code = r.Field(6).Int32()
 	if r.Has(7) {
 		r.Field(7).Text()
 	}

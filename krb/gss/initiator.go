@@ -168,5 +168,8 @@ func parseKRBError(msg []byte) error {
 	if err != nil {
 		return err
 	}
+	if e.Code < 0 {
+		return der.ErrMalformed
+	}
 	return &PeerError{Code: e.Code, Time: e.At}
 }
