@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Login gets a ticket for a password (the AS exchange, RFC 4120 §3.1). The failure
@@ -81,7 +82,7 @@ func (c *Client) as(ctx context.Context, p krb.Principal, s secret, o LoginOptio
 		if err != nil {
 			return krb.Credential{}, &Error{Kind: BadReply, Err: err}
 		}
-		x.req.pa, x.preauth = []paData{pa}, true
+		x.req.pa, x.preauth = []der.Typed{pa}, true
 	}
 	// judge takes no second demand for a timestamp.
 	return krb.Credential{}, &Error{Kind: BadReply, Err: errors.New("the KDC asks for the same again")}
@@ -93,7 +94,7 @@ func (x *asExchange) prepare(p krb.Principal, o LoginOptions) error {
 		o.Service = x.c.tgs()
 	}
 	for _, q := range []krb.Principal{p, o.Service} {
-		if _, err := krb.FromName(q.Name(), q.Realm); err != nil {
+		if err := q.Check(); err != nil {
 			return err
 		}
 		if q.Realm != realm {
@@ -109,7 +110,7 @@ func (x *asExchange) prepare(p krb.Principal, o LoginOptions) error {
 		}
 	}
 	now := x.c.c.Now()
-	x.req = kdcReq{tag: appASReq, msgType: msgASReq, client: p, server: o.Service, etypes: x.secret.types(), addrs: o.Addresses}
+	x.req = kdcReq{app: appASReq, client: p, server: o.Service, etypes: x.secret.types(), addrs: o.Addresses}
 	if o.Forwardable {
 		x.req.options |= krb.FlagForwardable
 	}
@@ -132,33 +133,26 @@ func (c *Client) tgs() krb.Principal {
 func (x *asExchange) ask(ctx context.Context) error {
 	x.info = etypeInfo{}
 	x.req.nonce = newNonce()
-	body, err := x.req.body()
-	if err != nil {
-		return &Error{Kind: Refused, Err: err}
-	}
-	msg, err := x.req.encode(body)
-	if err != nil {
-		return &Error{Kind: Refused, Err: err}
-	}
+	msg := x.req.encode(x.req.body())
 	x.began = x.c.c.Now()
-	_, err = x.c.Send(ctx, Request{Message: msg, Judge: x.judge})
+	_, err := x.c.Send(ctx, Request{Message: msg, Judge: x.judge})
 	return err
 }
 
 // judge takes an answer that decides, whatever it says.
 func (x *asExchange) judge(b []byte, from string) error {
 	now := x.c.c.Now()
-	if isError(b) {
+	if der.IsError(b) {
 		return x.judgeError(b, from, now)
 	}
-	r, err := parseKDCRep(b, appASRep, msgASRep)
+	r, err := parseKDCRep(b, appASRep)
 	if err != nil {
 		return err
 	}
 	if err := x.req.fits(r, x.req.client); err != nil {
 		return err
 	}
-	info, err := x.choose(r.pa, r.part.etype)
+	info, err := x.choose(r.pa, r.part.EType)
 	if err != nil {
 		return err
 	}
@@ -166,7 +160,7 @@ func (x *asExchange) judge(b []byte, from string) error {
 	if err != nil {
 		return err
 	}
-	plain, err := k.Decrypt(usageASRep, r.part.cipher)
+	plain, err := r.part.Open(k, usageASRep)
 	if err != nil {
 		if x.preauth {
 			return err // the KDC has seen the key: the reply is at fault
@@ -197,17 +191,17 @@ func (x *asExchange) judgeError(b []byte, from string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if e.realm != x.c.c.Realm || e.cname != nil && !slices.Equal(e.cname, x.req.client.Components) && e.code != errWrongRealm {
+	if e.Server.Realm != x.c.c.Realm || e.Client != nil && !slices.Equal(e.Client, x.req.client.Components) && e.Code != errWrongRealm {
 		return errors.New("the error is about something else")
 	}
-	fail, err := x.c.classify(e, from, clocks{x.began, now, e.at, e.within})
+	fail, err := x.c.classify(e, from, clocks{x.began, now, e.At, e.within})
 	if err != nil {
 		return err
 	}
-	if e.code == errBadIntegrity && x.preauth && fail.Kind != Skew {
+	if e.Code == errBadIntegrity && x.preauth && fail.Kind != Skew {
 		fail.Kind = WrongPassword // what KDCs of another make say
 	}
-	if e.code != errPreauthRequired {
+	if e.Code != errPreauthRequired {
 		x.failed = fail
 		return nil
 	}
@@ -218,11 +212,11 @@ func (x *asExchange) judgeError(b []byte, from string, now time.Time) error {
 		x.failed = fail
 		return nil
 	}
-	pa, err := parseMethodData(e.data)
+	pa, err := parseMethodData(e.Data)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(pa, func(p paData) bool { return p.typ == paEncTimestamp }) {
+	if !slices.ContainsFunc(pa, func(p der.Typed) bool { return p.Type == paEncTimestamp }) {
 		fail.Err = errors.New("the KDC does not take a password alone for this principal (no encrypted timestamp)")
 		x.failed = fail
 		return nil
@@ -237,19 +231,19 @@ func (x *asExchange) judgeError(b []byte, from string, now time.Time) error {
 
 // choose is how the key is made for a reply's type, or for the best one that the KDC
 // offers.
-func (x *asExchange) choose(pa []paData, etype int32) (etypeInfo, error) {
+func (x *asExchange) choose(pa []der.Typed, etype int32) (etypeInfo, error) {
 	types := x.secret.types()
 	if etype != 0 && !slices.Contains(types, etype) {
 		return etypeInfo{}, fmt.Errorf("encryption type %d was not asked for", etype)
 	}
-	i := slices.IndexFunc(pa, func(p paData) bool { return p.typ == paEtypeInfo2 })
+	i := slices.IndexFunc(pa, func(p der.Typed) bool { return p.Type == paEtypeInfo2 })
 	if i < 0 {
 		if etype == 0 {
 			etype = types[0]
 		}
 		return usual(etype, x.req.client), nil
 	}
-	infos, err := parseEtypeInfo2(pa[i].value, x.req.client)
+	infos, err := parseEtypeInfo2(pa[i].Value, x.req.client)
 	if err != nil {
 		return etypeInfo{}, err
 	}
@@ -269,9 +263,9 @@ func (x *asExchange) choose(pa []paData, etype int32) (etypeInfo, error) {
 // fits says whether a reply's open part is an answer to the request.
 func (r kdcReq) fits(rep kdcRep, client krb.Principal) error {
 	switch {
-	case rep.crealm != client.Realm || !slices.Equal(rep.cname, client.Components):
+	case !rep.client.Equal(client):
 		return errors.New("the reply is about another client")
-	case rep.ticket.realm != r.server.Realm || !slices.Equal(rep.ticket.sname, r.server.Components):
+	case !rep.ticket.Server.Equal(r.server):
 		return errors.New("the reply holds a ticket for another server")
 	}
 	return nil
@@ -287,7 +281,7 @@ func (r kdcReq) accept(rep kdcRep, p repPart, now time.Time, skew time.Duration)
 	switch {
 	case p.nonce != r.nonce:
 		return bad("the reply is an answer to another request")
-	case p.srealm != r.server.Realm || !slices.Equal(p.sname, r.server.Components):
+	case !p.server.Equal(r.server):
 		return bad("the reply is about another server")
 	case p.flags&krb.FlagInvalid != 0:
 		return bad("the ticket is not valid yet")
@@ -303,7 +297,7 @@ func (r kdcReq) accept(rep kdcRep, p repPart, now time.Time, skew time.Duration)
 		return bad("the ticket is bound to other addresses than was asked for")
 	}
 	return krb.Credential{
-		Client: krb.Principal{Components: rep.cname, Realm: rep.crealm}, Server: r.server,
+		Client: rep.client, Server: r.server,
 		Key: p.key, Ticket: slices.Clone(rep.raw), Flags: p.flags,
 		AuthTime: p.auth, StartTime: p.start, EndTime: p.end, RenewTill: p.renewTill,
 	}, nil

@@ -58,11 +58,11 @@ func beyond(offset, bound, limit time.Duration) bool { return offset.Abs()-bound
 // With a clock that is wrong beyond doubt, a no that hangs on the time is Skew.
 func (c *Client) classify(e krbError, kdc string, r clocks) (*Error, error) {
 	offset, bound := c.observe(kdc, r)
-	out := &Error{Kind: Refused, KDC: kdc, Code: e.code, Text: e.text, Skew: offset, SkewBound: bound}
-	if k, ok := kindOf[e.code]; ok {
+	out := &Error{Kind: Refused, KDC: kdc, Code: e.Code, Text: e.Text, Skew: offset, SkewBound: bound}
+	if k, ok := kindOf[e.Code]; ok {
 		out.Kind = k
 	}
-	switch e.code {
+	switch e.Code {
 	case errTooBig:
 		return nil, ErrTooBig
 	case errUnavailable, errGeneric:

@@ -14,6 +14,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/test/testdata"
 	"github.com/jcmturner/gokrb5/v8/types"
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 var (
@@ -180,16 +181,16 @@ func TestReplyChecks(t *testing.T) {
 
 // TestVectors: the messages of MIT's own tests (src/tests/asn.1).
 func TestVectors(t *testing.T) {
-	r, err := parseKDCRep(vector(t, testdata.MarshaledKRB5as_rep), appASRep, msgASRep)
-	if err != nil || r.crealm != "ATHENA.MIT.EDU" || !slices.Equal(r.cname, []string{"hftsai", "extra"}) || len(r.pa) != 2 || r.ticket.realm != "ATHENA.MIT.EDU" {
+	r, err := parseKDCRep(vector(t, testdata.MarshaledKRB5as_rep), appASRep)
+	if err != nil || r.client.Realm != "ATHENA.MIT.EDU" || !slices.Equal(r.client.Components, []string{"hftsai", "extra"}) || len(r.pa) != 2 || r.ticket.Server.Realm != "ATHENA.MIT.EDU" {
 		t.Errorf("AS-REP: %+v, %v", r, err)
 	}
-	r, err = parseKDCRep(vector(t, testdata.MarshaledKRB5tgs_repOptionalsNULL), appTGSRep, msgTGSRep)
-	if err != nil || len(r.pa) != 0 || string(r.part.cipher) != "krbASN.1 test message" {
+	r, err = parseKDCRep(vector(t, testdata.MarshaledKRB5tgs_repOptionalsNULL), appTGSRep)
+	if err != nil || len(r.pa) != 0 || string(r.part.Cipher) != "krbASN.1 test message" {
 		t.Errorf("TGS-REP: %+v, %v", r, err)
 	}
 	e, err := parseError(vector(t, testdata.MarshaledKRB5error))
-	if err != nil || e.code != 60 || e.realm != "ATHENA.MIT.EDU" || e.text != "krb5data" || string(e.data) != "krb5data" {
+	if err != nil || e.Code != 60 || e.Server.Realm != "ATHENA.MIT.EDU" || e.Text != "krb5data" || string(e.Data) != "krb5data" {
 		t.Errorf("KRB-ERROR: %+v, %v", e, err)
 	}
 	if _, err := parseError(vector(t, testdata.MarshaledKRB5errorOptionalsNULL)); err != nil {
@@ -217,15 +218,8 @@ func TestRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.req.pa = []paData{pa}
-	body, err := x.req.body()
-	if err != nil {
-		t.Fatal(err)
-	}
-	msg, err := x.req.encode(body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	x.req.pa = []der.Typed{pa}
+	msg := x.req.encode(x.req.body())
 	var r messages.ASReq
 	if err := r.Unmarshal(msg); err != nil {
 		t.Fatal(err)
@@ -274,7 +268,7 @@ func fuzzReply(t *testing.T, c *Client, outer, plain []byte, tgs bool) {
 	if tgs {
 		tag = appTGSRep
 	}
-	if r, err := parseKDCRep(outer, tag, tag); err == nil {
+	if r, err := parseKDCRep(outer, tag); err == nil {
 		var as messages.ASRep
 		var tg messages.TGSRep
 		var uerr error
@@ -284,8 +278,8 @@ func fuzzReply(t *testing.T, c *Client, outer, plain []byte, tgs bool) {
 		} else {
 			uerr = as.Unmarshal(outer)
 		}
-		if uerr == nil && (as.CRealm != r.crealm || !slices.Equal(as.CName.NameString, r.cname) || as.Ticket.Realm != r.ticket.realm ||
-			!slices.Equal(as.Ticket.SName.NameString, r.ticket.sname) || as.EncPart.EType != r.part.etype || !bytes.Equal(as.EncPart.Cipher, r.part.cipher)) {
+		if uerr == nil && (as.CRealm != r.client.Realm || !slices.Equal(as.CName.NameString, r.client.Components) || as.Ticket.Realm != r.ticket.Server.Realm ||
+			!slices.Equal(as.Ticket.SName.NameString, r.ticket.Server.Components) || as.EncPart.EType != r.part.EType || !bytes.Equal(as.EncPart.Cipher, r.part.Cipher)) {
 			t.Errorf("read otherwise by another codec: %+v, %+v", r, as)
 		}
 	}
@@ -302,7 +296,7 @@ func fuzzReply(t *testing.T, c *Client, outer, plain []byte, tgs bool) {
 	if err != nil {
 		return
 	}
-	cred, err := req.accept(kdcRep{crealm: testAlice.Realm, cname: testAlice.Components}, part, testNow, time.Minute)
+	cred, err := req.accept(kdcRep{client: testAlice}, part, testNow, time.Minute)
 	if err != nil {
 		if cred.Key.Value != nil {
 			t.Error("a credential beside an error")
@@ -327,11 +321,11 @@ func FuzzKRBError(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := parseError(b); err == nil {
 			var g messages.KRBError
-			if g.Unmarshal(b) == nil && (g.ErrorCode != e.code || g.Realm != e.realm || !bytes.Equal(g.EData, e.data) || g.CName.NameString != nil && !slices.Equal(g.CName.NameString, e.cname)) {
+			if g.Unmarshal(b) == nil && (g.ErrorCode != e.Code || g.Realm != e.Server.Realm || !bytes.Equal(g.EData, e.Data) || g.CName.NameString != nil && !slices.Equal(g.CName.NameString, e.Client)) {
 				t.Errorf("read otherwise by another codec: %+v, %+v", e, g)
 			}
-			if bytes.ContainsFunc([]byte(e.text), func(r rune) bool { return r < ' ' || r > '~' }) || len(e.text) > 120 {
-				t.Errorf("the text %q", e.text)
+			if bytes.ContainsFunc([]byte(e.Text), func(r rune) bool { return r < ' ' || r > '~' }) || len(e.Text) > 120 {
+				t.Errorf("the text %q", e.Text)
 			}
 		}
 		parseMethodData(b)

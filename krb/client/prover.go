@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/clock"
 	"github.com/sirupsen/logrus"
 )
 
@@ -44,7 +44,7 @@ func (c ProverConfig) validate() (ProverConfig, error) {
 	if c.Client == nil || c.Keys == nil || c.Log == nil {
 		return c, errors.New("a prover of passwords: Client, Keys and Log must be set")
 	}
-	if _, err := krb.FromName(c.Service.Name(), c.Service.Realm); err != nil {
+	if err := c.Service.Check(); err != nil {
 		return c, fmt.Errorf("a prover of passwords: our own %w", err)
 	}
 	if c.Service.Realm != c.Client.c.Realm {
@@ -226,20 +226,5 @@ func (p prover) clockText(e *Error) string {
 	if e.Skew < 0 {
 		way = "ahead of"
 	}
-	return fmt.Sprintf("the clock of %s is %s %s that of the Kerberos server", p.c.Host, span(e.Skew), way)
-}
-
-// span is a time span in words, to the second.
-func span(d time.Duration) string {
-	d = d.Abs().Round(time.Second)
-	h, m, s := d/time.Hour, d%time.Hour/time.Minute, d%time.Minute/time.Second
-	switch {
-	case h >= 48:
-		return fmt.Sprintf("%d days", h/24)
-	case h > 0:
-		return fmt.Sprintf("%d h %d min", h, m)
-	case m > 0:
-		return fmt.Sprintf("%d min %d s", m, s)
-	}
-	return fmt.Sprintf("%d s", s)
+	return fmt.Sprintf("the clock of %s is %s %s that of the Kerberos server", p.c.Host, clock.Span(e.Skew), way)
 }

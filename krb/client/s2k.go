@@ -10,8 +10,7 @@ import (
 
 	"github.com/jcmturner/gokrb5/v8/crypto"
 	"github.com/sekisho/sekisho/krb"
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // etypes are the encryption types that are asked for, the strongest first.
@@ -54,22 +53,21 @@ func usual(etype int32, p krb.Principal) etypeInfo {
 // parseEtypeInfo2 reads ETYPE-INFO2 for a principal. Entries of other types than
 // ours are left out; an entry of ours with absurd parameters is an error.
 func parseEtypeInfo2(b []byte, p krb.Principal) ([]etypeInfo, error) {
-	d := der{cryptobyte.String(b), new(bool)}
-	list := d.seq()
+	list := der.NewReader(b).Seq()
 	var out []etypeInfo
 	var odd error
-	for n := 0; len(list.s) > 0 && list.ok(n < maxEtypeInfos); n++ {
-		in := list.value(asn1.SEQUENCE)
-		e := usual(in.field(0).int32(), p)
+	for n := 0; list.More(n, maxEtypeInfos); n++ {
+		in := list.Element()
+		e := usual(in.Field(0).Int32(), p)
 		ours := slices.Contains(etypes, e.etype)
-		if in.has(1) {
-			e.salt = in.field(1).text()
+		if in.Has(1) {
+			e.salt = in.Field(1).Text()
 			if ours && (e.salt == "" || len(e.salt) > maxSalt) {
 				odd = fmt.Errorf("the KDC names a salt of %d bytes", len(e.salt))
 			}
 		}
-		if in.has(2) {
-			params := in.field(2).octets()
+		if in.Has(2) {
+			params := in.Field(2).Octets()
 			e.iterations = 0
 			if len(params) == 4 {
 				e.iterations = int(binary.BigEndian.Uint32(params))
@@ -79,12 +77,12 @@ func parseEtypeInfo2(b []byte, p krb.Principal) ([]etypeInfo, error) {
 					usualIterations(e.etype), maxIterations)
 			}
 		}
-		in.whole()
+		in.End()
 		if ours {
 			out = append(out, e)
 		}
 	}
-	if err := d.end(); err != nil {
+	if err := list.Done(); err != nil {
 		return nil, fmt.Errorf("ETYPE-INFO2 is %w", err)
 	}
 	if odd != nil {

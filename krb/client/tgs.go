@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Service gets a ticket for server with a ticket-granting ticket (the TGS exchange,
@@ -65,7 +66,7 @@ func (c *Client) tgsExchange(ctx context.Context, tgt krb.Credential, r kdcReq) 
 	if !tgt.Server.Equal(c.tgs()) {
 		return fail(fmt.Errorf("a %s is not one for %s", tgt, c.tgs()))
 	}
-	if _, err := krb.FromName(r.server.Name(), r.server.Realm); err != nil {
+	if err := r.server.Check(); err != nil {
 		return fail(err)
 	}
 	if r.server.Realm != c.c.Realm {
@@ -76,22 +77,15 @@ func (c *Client) tgsExchange(ctx context.Context, tgt krb.Credential, r kdcReq) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.c.Total)
 	defer cancel()
-	r.tag, r.msgType, r.etypes, r.nonce = appTGSReq, msgTGSReq, etypes, newNonce()
-	body, err := r.body()
-	if err != nil {
-		return fail(err)
-	}
+	r.app, r.etypes, r.nonce = appTGSReq, etypes, newNonce()
+	body := r.body()
 	pa, err := tgsProof(tgt, body, c.c.Now())
 	if err != nil {
 		return fail(err)
 	}
-	r.pa = []paData{pa}
-	msg, err := r.encode(body)
-	if err != nil {
-		return fail(err)
-	}
+	r.pa = []der.Typed{pa}
 	x := &tgsAsking{c: c, req: r, tgt: tgt, began: c.c.Now()}
-	if _, err := c.Send(ctx, Request{Message: msg, Judge: x.judge}); err != nil {
+	if _, err := c.Send(ctx, Request{Message: r.encode(body), Judge: x.judge}); err != nil {
 		return krb.Credential{}, err
 	}
 	if x.failed != nil {
@@ -113,23 +107,20 @@ type tgsAsking struct {
 
 func (x *tgsAsking) judge(b []byte, from string) error {
 	now := x.c.c.Now()
-	if isError(b) {
+	if der.IsError(b) {
 		return x.judgeError(b, from, now)
 	}
-	r, err := parseKDCRep(b, appTGSRep, msgTGSRep)
+	r, err := parseKDCRep(b, appTGSRep)
 	if err != nil {
 		return err
 	}
-	if len(r.ticket.sname) == 2 && r.ticket.sname[0] == "krbtgt" && r.ticket.sname[1] != x.c.c.Realm {
+	if s := r.ticket.Server.Components; len(s) == 2 && s[0] == "krbtgt" && s[1] != x.c.c.Realm {
 		return errors.New("the KDC refers to another realm, and tickets across realms are not supported")
 	}
 	if err := x.req.fits(r, x.tgt.Client); err != nil {
 		return err
 	}
-	if r.part.etype != x.tgt.Key.EType {
-		return errors.New("the reply is sealed with a key of another type")
-	}
-	plain, err := x.tgt.Key.Decrypt(usageTGSRep, r.part.cipher)
+	plain, err := r.part.Open(x.tgt.Key, usageTGSRep)
 	if err != nil {
 		return err
 	}
@@ -159,9 +150,9 @@ func (x *tgsAsking) judgeError(b []byte, from string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if e.realm != x.c.c.Realm {
+	if e.Server.Realm != x.c.c.Realm {
 		return errors.New("the error is about something else")
 	}
-	x.failed, err = x.c.classify(e, from, clocks{x.began, now, e.at, e.within})
+	x.failed, err = x.c.classify(e, from, clocks{x.began, now, e.At, e.within})
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Verify proves a ticket-granting ticket that Login has just got: it gets a ticket
@@ -31,12 +32,12 @@ func (c *Client) verify(tgt, cred krb.Credential, keys []krb.Key) error {
 		return err
 	}
 	var plain []byte
-	err = fmt.Errorf("the keytab holds no key of type %d", t.part.etype)
+	err = fmt.Errorf("the keytab holds no key of type %d", t.Part.EType)
 	for _, k := range keys {
-		if k.EType != t.part.etype {
+		if k.EType != t.Part.EType {
 			continue
 		}
-		if plain, err = k.Decrypt(usageTicket, t.part.cipher); err == nil {
+		if plain, err = k.Decrypt(usageTicket, t.Part.Cipher); err == nil {
 			break
 		}
 	}
@@ -44,20 +45,19 @@ func (c *Client) verify(tgt, cred krb.Credential, keys []krb.Key) error {
 		return fmt.Errorf("its ticket for %s does not open with our keys; if they are not the newest, write the keytab anew: %w", cred.Server, err)
 	}
 	defer clear(plain)
-	part, err := parseTicketPart(plain)
+	part, err := der.ParseTicketPart(plain)
 	if err != nil {
-		return err
+		return fmt.Errorf("the sealed part of the ticket is %w", err)
 	}
-	defer clear(part.key.Value)
 	now := c.c.Now()
 	switch {
-	case !part.client.Equal(tgt.Client):
-		return fmt.Errorf("its ticket is about %s, not %s", part.client, tgt.Client)
-	case part.key.EType != cred.Key.EType || !hmac.Equal(part.key.Value, cred.Key.Value):
+	case !part.Client.Equal(tgt.Client):
+		return fmt.Errorf("its ticket is about %s, not %s", part.Client, tgt.Client)
+	case part.Key.Type != cred.Key.EType || !hmac.Equal(part.Key.Value, cred.Key.Value):
 		return errors.New("its ticket is an old one, with another session key than it says")
-	case !part.auth.Equal(tgt.AuthTime) || now.Sub(part.auth).Abs() > c.c.MaxSkew+c.c.Total:
-		return fmt.Errorf("its ticket is of a sign-in at %s, not of this one", stamp(part.auth))
-	case part.flags&krb.FlagInvalid != 0 || !part.end.After(now.Add(-c.c.MaxSkew)):
+	case !part.Auth.Equal(tgt.AuthTime) || now.Sub(part.Auth).Abs() > c.c.MaxSkew+c.c.Total:
+		return fmt.Errorf("its ticket is of a sign-in at %s, not of this one", stamp(part.Auth))
+	case part.Flags&krb.FlagInvalid != 0 || !part.End.After(now.Add(-c.c.MaxSkew)):
 		return errors.New("its ticket is not valid now")
 	}
 	return nil
