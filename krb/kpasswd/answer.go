@@ -10,6 +10,7 @@ import (
 
 	"github.com/sekisho/sekisho/krb"
 	"github.com/sekisho/sekisho/krb/accept"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // answer is the reply to a request, nil for none. local and remote are the ends of
@@ -80,7 +81,7 @@ func (s *Server) change(ctx context.Context, a *accept.Accepted, r request, key 
 	log := s.c.Log.WithField("user", a.Client.String()).WithField("from", remote)
 	priv, err := openPrivate(r.priv, key)
 	switch {
-	case errors.Is(err, errMalformed):
+	case errors.Is(err, der.ErrMalformed):
 		log.Info("malformed request")
 		return resultMalformed, "the request is malformed"
 	case err != nil:
@@ -137,12 +138,9 @@ func (s *Server) seal(o *outcome, local netip.AddrPort) []byte {
 
 // refuse is the reply to somebody whose ticket was not believed.
 func (s *Server) refuse(code uint16, words string) []byte {
-	e, err := krbError(s.c.Realm, code, words, s.c.Now())
+	reply, err := frame(versionChange, nil, krbError(s.c.Realm, code, words, s.c.Now()))
 	if err == nil {
-		var reply []byte
-		if reply, err = frame(versionChange, nil, e); err == nil {
-			return reply
-		}
+		return reply
 	}
 	s.c.Log.WithError(err).Warn("no reply could be made")
 	return nil

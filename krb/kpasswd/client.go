@@ -9,11 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/sekisho/sekisho/krb"
 	"github.com/sekisho/sekisho/krb/client"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Port is where servers listen (RFC 3244 §2).
@@ -158,7 +156,7 @@ func (t *transfer) end() (answered, sent bool, verdict error) {
 func (x *exchange) parse(reply []byte) (code uint16, words string, err error) {
 	apRep, rest, version, ok := parseFrame(reply)
 	if !ok || version != versionChange && version != versionSet {
-		return 0, "", errMalformed
+		return 0, "", der.ErrMalformed
 	}
 	if len(apRep) == 0 {
 		return 0, "", parseError(rest)
@@ -174,7 +172,7 @@ func (x *exchange) parse(reply []byte) (code uint16, words string, err error) {
 	case priv.seq != seq:
 		return 0, "", errOtherRequest
 	case len(priv.data) < 2:
-		return 0, "", errMalformed
+		return 0, "", der.ErrMalformed
 	}
 	return binary.BigEndian.Uint16(priv.data), clean(string(priv.data[2:])), nil
 }
@@ -215,24 +213,13 @@ func (e *ServerError) Error() string {
 
 // parseError reads a KRB-ERROR (RFC 4120 §5.9.1).
 func parseError(raw []byte) error {
-	s, err := open(raw, typeError)
+	d, err := der.ParseError(raw)
 	if err != nil {
 		return err
 	}
-	var skip, text, data cryptobyte.String
-	var n, code int64
-	if !readIs(&s, 0, 5) || !readIs(&s, 1, typeError) ||
-		hasField(s, 2) && !readField(&s, 2, &skip, asn1.GeneralizedTime) || hasField(s, 3) && !readInt(&s, 3, &n) ||
-		!readField(&s, 4, &skip, asn1.GeneralizedTime) || !readInt(&s, 5, &n) || !readInt(&s, 6, &code) ||
-		hasField(s, 7) && !readField(&s, 7, &skip, asn1.GeneralString) || hasField(s, 8) && !readField(&s, 8, &skip, asn1.SEQUENCE) ||
-		!readField(&s, 9, &skip, asn1.GeneralString) || !readField(&s, 10, &skip, asn1.SEQUENCE) ||
-		hasField(s, 11) && !readField(&s, 11, &text, asn1.GeneralString) ||
-		hasField(s, 12) && !readField(&s, 12, &data, asn1.OCTET_STRING) || !s.Empty() {
-		return errMalformed
-	}
-	e := &ServerError{Code: int32(code), Words: clean(string(text))}
-	if len(data) > 2 {
-		if words := clean(string(data[2:])); words != "" {
+	e := &ServerError{Code: d.Code, Words: clean(d.Text)}
+	if len(d.Data) > 2 {
+		if words := clean(string(d.Data[2:])); words != "" {
 			e.Words = words
 		}
 	}

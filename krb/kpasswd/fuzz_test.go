@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 func testKey(t testing.TB) krb.Key {
@@ -25,11 +26,9 @@ func part(t testing.TB, p private) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := open(raw, typePriv)
-	if err != nil || !readIs(&s, 0, 5) || !readIs(&s, 1, typePriv) {
-		t.Fatal(err)
-	}
-	plain, err := readSealed(&s, 3, k, usagePriv)
+	r := der.Open(raw, typePriv)
+	r.Head(0, typePriv)
+	plain, err := r.Field(3).Sealed().Open(k, usagePriv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,10 +79,7 @@ func FuzzReply(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	e, err := krbError(testRealm, resultSoftError, "words", time.Unix(1e9, 0))
-	if err != nil {
-		f.Fatal(err)
-	}
+	e := krbError(testRealm, resultSoftError, "words", time.Unix(1e9, 0))
 	reply, err := frame(versionChange, nil, e)
 	if err != nil {
 		f.Fatal(err)
@@ -94,7 +90,6 @@ func FuzzReply(f *testing.F) {
 		if code, _, err := x.parse(b); err == nil {
 			t.Fatalf("%x is believed: %d", b, code)
 		}
-		parseReplyPart(b)
 		parseError(b)
 	})
 }

@@ -4,10 +4,8 @@ import (
 	"encoding/binary"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 // Versions of RFC 3244 §2.
@@ -30,8 +28,8 @@ type request struct {
 func parseRequest(b []byte) (request, error) {
 	var r request
 	first, second, version, ok := parseFrame(b)
-	if !ok || len(first) == 0 || first[0] != byte(application(typeAPReq)) || len(second) == 0 || second[0] != byte(application(typePriv)) {
-		return r, errMalformed
+	if !ok || !der.Is(first, typeAPReq) || !der.Is(second, typePriv) {
+		return r, der.ErrMalformed
 	}
 	return request{version, first, second}, nil
 }
@@ -51,7 +49,7 @@ func parseFrame(b []byte) (first, second []byte, version uint16, ok bool) {
 func frame(version uint16, first, second []byte) ([]byte, error) {
 	n := 6 + len(first) + len(second)
 	if n > maxMessage {
-		return nil, errMalformed
+		return nil, der.ErrMalformed
 	}
 	b := binary.BigEndian.AppendUint16(make([]byte, 0, n), uint16(n))
 	b = binary.BigEndian.AppendUint16(b, version)
@@ -72,65 +70,24 @@ func parseNewPassword(version uint16, data []byte) (newPassword, error) {
 	if version == versionChange {
 		return newPassword{password: string(data)}, nil
 	}
-	in := cryptobyte.String(data)
-	var seq, password, names, realm cryptobyte.String
-	if !in.ReadASN1(&seq, asn1.SEQUENCE) || !in.Empty() || !readField(&seq, 0, &password, asn1.OCTET_STRING) {
-		return newPassword{}, errMalformed
+	r := der.NewReader(data).Seq()
+	out := newPassword{password: string(r.Field(0).Octets())}
+	if len(r.Rest()) > 0 { // a name without a realm, or the other way round, is nobody
+		p := krb.Principal{Components: r.Field(1).Name()}
+		p.Realm = r.Field(2).Text()
+		out.target = &p
 	}
-	out := newPassword{password: string(password)}
-	if seq.Empty() {
-		return out, nil
+	if err := r.Done(); err != nil {
+		return newPassword{}, err
 	}
-	// A name without a realm, or the other way round, is nobody.
-	var kind int64
-	if !readField(&seq, 1, &names, asn1.SEQUENCE) || !readInt(&names, 0, &kind) {
-		return newPassword{}, errMalformed
-	}
-	var list cryptobyte.String
-	if !readField(&names, 1, &list, asn1.SEQUENCE) || !names.Empty() || !readField(&seq, 2, &realm, asn1.GeneralString) || !seq.Empty() {
-		return newPassword{}, errMalformed
-	}
-	p := krb.Principal{Realm: string(realm)}
-	for !list.Empty() {
-		var c cryptobyte.String
-		if !list.ReadASN1(&c, asn1.GeneralString) || len(p.Components) == 8 {
-			return newPassword{}, errMalformed
-		}
-		p.Components = append(p.Components, string(c))
-	}
-	out.target = &p
 	return out, nil
 }
 
 // krbError is a KRB-ERROR (RFC 4120 §5.9.1) with a result in its e-data, for a
 // request that is refused before a ticket was believed (RFC 3244 §2).
-func krbError(realm string, code uint16, words string, now time.Time) ([]byte, error) {
+func krbError(realm string, code uint16, words string, now time.Time) []byte {
 	const genericError = 60 // KRB_ERR_GENERIC
-	service := Service(realm)
-	text := func(b *cryptobyte.Builder, s string) {
-		b.AddASN1(asn1.GeneralString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
-	}
-	return message(typeError, func(b *cryptobyte.Builder) {
-		addInt(b, 0, 5)
-		addInt(b, 1, typeError)
-		addField(b, 4, func(b *cryptobyte.Builder) { b.AddASN1GeneralizedTime(now.UTC().Truncate(time.Second)) })
-		addInt(b, 5, int64(now.Nanosecond()/1000))
-		addInt(b, 6, genericError)
-		addField(b, 9, func(b *cryptobyte.Builder) { text(b, realm) })
-		addField(b, 10, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addInt(b, 0, 2)
-				addField(b, 1, func(b *cryptobyte.Builder) {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						for _, c := range service.Components {
-							text(b, c)
-						}
-					})
-				})
-			})
-		})
-		addOctets(b, 12, result(code, words))
-	})
+	return der.Error{Code: genericError, At: now, Server: Service(realm), Data: result(code, words)}.Encode()
 }
 
 // result is the user data of a reply: code and words.

@@ -13,10 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 var testAddr = netip.MustParseAddrPort("127.0.0.1:1")
@@ -72,29 +70,11 @@ func raw(t testing.TB, cred krb.Credential, version uint16, change func(x *excha
 
 // setData is a ChangePasswdData; no components: without a target.
 func setData(password, realm string, components ...string) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		addOctets(b, 0, []byte(password))
-		if len(components) == 0 {
-			return
-		}
-		addField(b, 1, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				addInt(b, 0, 1)
-				addField(b, 1, func(b *cryptobyte.Builder) {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						for _, c := range components {
-							b.AddASN1(asn1.GeneralString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(c)) })
-						}
-					})
-				})
-			})
-		})
-		addField(b, 2, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.GeneralString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(realm)) })
-		})
-	})
-	return b.BytesOrPanic()
+	fields := [][]byte{der.Field(0, der.Octets([]byte(password)))}
+	if len(components) > 0 {
+		fields = append(fields, der.Field(1, der.Name(krb.Principal{Components: components})), der.Field(2, der.Text(realm)))
+	}
+	return der.Seq(fields...)
 }
 
 // TestResults: what each kind of request is answered.
