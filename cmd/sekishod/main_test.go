@@ -48,7 +48,7 @@ func newPlace(t *testing.T, port int, more string) *place {
 	p.ldapi = "ldapi://" + strings.ReplaceAll(p.run, "/", "%2F") + "%2Fldapi"
 	text := fmt.Sprintf("host = %q\nstate_dir = %q\nruntime_dir = %q\n%s\n", testHost, p.state, p.run, more)
 	if port != 0 {
-		text += fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:%d\"]\nldaps = [\"127.0.0.1:%d\"]\nkdc = [\"127.0.0.1:%d\"]\nkpasswd = [\"127.0.0.1:%d\"]\n", port, port+1, port+2, port+3)
+		text += fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:%d\"]\nldaps = [\"127.0.0.1:%d\"]\nkdc = [\"127.0.0.1:%d\"]\n", port, port+1, port+2)
 	}
 	p.write(p.config, text, 0o644)
 	return p
@@ -231,7 +231,7 @@ func TestLowPorts(t *testing.T) {
 			t.Errorf("%s: CapEff %s, CapPrm %s, CapBnd %s, Uid %s", s["Name"], s["CapEff"], s["CapPrm"], s["CapBnd"], s["Uid"])
 		}
 	}
-	for _, port := range []string{"700", "701", "702", "703"} {
+	for _, port := range []string{"700", "701", "702"} {
 		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, 2*time.Second)
 		if err != nil {
 			t.Fatal(err)

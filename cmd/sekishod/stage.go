@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -88,20 +89,20 @@ func becomeService(c config.Config) error {
 	return dropAndExec(u, needsLowPort(c), env)
 }
 
-// needsLowPort tells whether slapd or the KDC will listen on a port under 1024,
-// which they do unless the configuration says otherwise.
+// needsLowPort tells whether slapd, the KDC or the server of password changes
+// will listen on a port under 1024, which the first two do unless the
+// configuration says otherwise. The third goes by the KDC's ports.
 func needsLowPort(c config.Config) bool {
 	if !c.Embedded() {
 		return false
 	}
-	for _, list := range [][]string{c.Realm.LDAP, c.Realm.LDAPS, c.Realm.KDC, c.Realm.Kpasswd} {
-		if len(list) == 0 {
+	r := c.Realm
+	if len(r.LDAP) == 0 || len(r.LDAPS) == 0 || len(r.KDC) == 0 {
+		return true
+	}
+	for _, v := range slices.Concat(r.LDAP, r.LDAPS, r.KDC, r.Kpasswd) {
+		if a, err := netip.ParseAddrPort(v); err != nil || a.Port() < 1024 {
 			return true
-		}
-		for _, v := range list {
-			if a, err := netip.ParseAddrPort(v); err != nil || a.Port() < 1024 {
-				return true
-			}
 		}
 	}
 	return false

@@ -12,11 +12,18 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
+	"go.uber.org/goleak"
 
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/testenv"
 	"github.com/sekisho/sekisho/wire"
 )
+
+// The tests need root: callers of several users.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(testenv.Sandboxed(m)) }
+
+const aliceUID = 2001
 
 const (
 	aliceKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB9jF7mNkNrYd6Wqg8rC+2TqJ9uXSMBcWUpdbHAIDWNw"
@@ -47,11 +54,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	}
 	view := func() broker.View {
 		e := new(broker.Snapshot).Edit()
-		uid := uint32(os.Getuid())
-		if uid == 0 {
-			uid = 2001
-		}
-		e.PutUser(broker.User{ID: broker.EntryID{1}, DN: "uid=alice", Name: "alice", UID: uid, Shell: "/bin/sh", Keys: []keys.Line{line},
+		e.PutUser(broker.User{ID: broker.EntryID{1}, DN: "uid=alice", Name: "alice", UID: aliceUID, Shell: "/bin/sh", Keys: []keys.Line{line},
 			State: broker.AccountState{Locked: w.locked.Load()}})
 		e.PutUser(broker.User{ID: broker.EntryID{2}, DN: "uid=bob", Name: "bob", UID: 2002, Shell: "/bin/sh"})
 		e.PutUser(broker.User{ID: broker.EntryID{5}, DN: "uid=deploy", Name: "deploy", UID: 2003, Shell: "/bin/sh"})
