@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"time"
 
-	"github.com/jcmturner/gokrb5/v8/config"
-	"github.com/jcmturner/gokrb5/v8/messages"
-	"github.com/jcmturner/gokrb5/v8/types"
-
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/der"
 )
 
 const (
@@ -58,18 +56,19 @@ func askKDC(ctx context.Context, addr, realm string, now func() time.Time) (told
 	return told{}, fmt.Errorf("asking the KDC %s the time: %w", clean(addr), err)
 }
 
-// question is an AS-REQ for nobody.
+// question is an AS-REQ for nobody (RFC 4120 §5.4.1). It is made here and not by
+// package client, which imports this one.
 func question(realm string) ([]byte, error) {
-	if _, err := krb.NewPrincipal(probeName, realm); err != nil {
-		return nil, err
-	}
-	cfg := config.New()
-	cfg.LibDefaults.DefaultRealm = realm
-	req, err := messages.NewASReqForTGT(realm, cfg, types.PrincipalName{NameType: 1, NameString: []string{probeName}})
+	const asReq = 10
+	nobody, err := krb.NewPrincipal(probeName, realm)
 	if err != nil {
 		return nil, err
 	}
-	return req.Marshal()
+	tgs := krb.Principal{Components: []string{"krbtgt", realm}, Realm: realm}
+	body := der.Seq(der.Field(0, der.Flags(0)), der.Field(1, der.Name(nobody)), der.Field(2, der.Text(realm)), der.Field(3, der.Name(tgs)),
+		der.Field(5, der.Time(time.Unix(0, 0))), der.Field(7, der.Int(rand.Int64N(1<<31))),
+		der.Field(8, der.Seq(der.Int(int64(krb.AES256SHA2)), der.Int(int64(krb.AES256SHA1)), der.Int(int64(krb.AES128SHA1)))))
+	return der.App(asReq, der.Field(1, der.Int(der.Version)), der.Field(2, der.Int(asReq)), der.Field(4, body)), nil
 }
 
 func probe(ctx context.Context, network, addr, realm string, msg []byte, now func() time.Time) (told, error) {
@@ -131,25 +130,16 @@ func exchangeKDC(conn net.Conn, network string, msg []byte) ([]byte, error) {
 // kdcTime reads the KDC's time from a KRB-ERROR of that realm, with how coarse
 // it is.
 func kdcTime(body []byte, realm string) (t time.Time, resolution time.Duration, err error) {
-	defer func() {
-		if recover() != nil { // gokrb5's parsers are not safe on odd input
-			t, resolution, err = time.Time{}, 0, errors.New("the answer is not a KDC's")
-		}
-	}()
-	var e messages.KRBError
-	if err := e.Unmarshal(body); err != nil {
-		return time.Time{}, 0, errors.New("the answer is not a Kerberos error, which has the time in it")
+	e, err := der.ParseError(body)
+	if err != nil {
+		return time.Time{}, 0, errors.New("the answer is not a Kerberos error, or has no time that makes sense in it")
 	}
-	switch {
-	case e.Realm != realm:
-		return time.Time{}, 0, fmt.Errorf("the answer is of realm %.80q, not %s", clean(e.Realm), realm)
-	case e.Susec < 0 || e.Susec > 999_999 || e.STime.Year() < 1970 || e.STime.Year() > 2200:
-		return time.Time{}, 0, errors.New("the answer has no time that makes sense")
+	if e.Server.Realm != realm {
+		return time.Time{}, 0, fmt.Errorf("the answer is of realm %.80q, not %s", clean(e.Server.Realm), realm)
 	}
 	// MIT's KDC reads its clock once a second and then counts up by a microsecond
 	// an answer (krb5_crypto_us_timeofday), and others say seconds only: it is
 	// somewhere between what it says and the end of that second.
-	said := time.Duration(e.Susec) * time.Microsecond
-	half := (time.Second - said) / 2
-	return e.STime.Add(said + half), half + minBound, nil
+	half := (time.Second - time.Duration(e.At.Nanosecond())) / 2
+	return e.At.Add(half), half + minBound, nil
 }
