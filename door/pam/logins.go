@@ -27,42 +27,73 @@ type login struct {
 	evidence broker.Evidence
 	until    time.Time
 	given    bool // its tickets went to a session
+	hash     [32]byte
+}
+
+// over says that a login counts no longer; one that ends later than any can has
+// been made before the clock was set back.
+func (l *login) over(now time.Time) bool {
+	left := l.until.Sub(now)
+	return left <= 0 || left > loginTTL
 }
 
 // logins remembers sign-ins for a while, by a hash of their tokens, so that a
-// look-up's time tells nothing.
+// look-up's time tells nothing. When there are too many the oldest is forgotten: a
+// session mostly begins at once, and whoever it is that signs in so often must not
+// keep the others out.
 type logins struct {
 	now func() time.Time
 
-	mu  sync.Mutex
-	all map[[32]byte]*login // guarded by mu
+	mu    sync.Mutex // guards all below
+	all   map[[32]byte]*login
+	queue []*login       // those of all, the oldest first
+	of    map[uint32]int // how many of them an unprivileged caller has
 }
 
 func newLogins(now func() time.Time) *logins {
-	return &logins{now: now, all: map[[32]byte]*login{}}
+	return &logins{now: now, all: map[[32]byte]*login{}, of: map[uint32]int{}}
 }
 
-// add remembers l and returns its token, or "" when there is no room.
+// add remembers l and returns its token, or "" when its caller, who is not root,
+// has too many.
 func (s *logins) add(l login) string {
 	var raw [32]byte
 	rand.Read(raw[:])
 	token := base64.RawURLEncoding.EncodeToString(raw[:])
+	l.hash = sha256.Sum256([]byte(token))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now, mine := s.now(), 0
-	for k, o := range s.all {
-		if d := o.until.Sub(now); d <= 0 || d > loginTTL { // over, or the clock was set back
-			delete(s.all, k)
-		} else if o.uid == l.uid {
-			mine++
-		}
+	now := s.now()
+	for len(s.queue) > 0 && s.queue[0].over(now) {
+		s.forget()
 	}
-	if len(s.all) >= maxLogins || l.uid != 0 && mine >= maxLoginsPerUID {
+	if l.uid != 0 && s.of[l.uid] >= maxLoginsPerUID {
 		return ""
 	}
+	if len(s.queue) >= maxLogins {
+		s.forget()
+	}
 	l.until = now.Add(loginTTL)
-	s.all[sha256.Sum256([]byte(token))] = &l
+	s.all[l.hash] = &l
+	s.queue = append(s.queue, &l)
+	if l.uid != 0 {
+		s.of[l.uid]++
+	}
 	return token
+}
+
+// forget takes the oldest out.
+func (s *logins) forget() {
+	l := s.queue[0]
+	s.queue[0] = nil
+	s.queue = s.queue[1:]
+	delete(s.all, l.hash)
+	if l.uid == 0 {
+		return
+	}
+	if s.of[l.uid]--; s.of[l.uid] == 0 {
+		delete(s.of, l.uid)
+	}
 }
 
 // get finds what a caller has proved as user; nothing for a token that is
@@ -95,7 +126,7 @@ func (s *logins) find(token string, uid uint32, user broker.UserName) *login {
 		return nil
 	}
 	l := s.all[sha256.Sum256([]byte(token))]
-	if l == nil || l.user != user || uid != 0 && uid != l.uid || !s.now().Before(l.until) {
+	if l == nil || l.user != user || uid != 0 && uid != l.uid || l.over(s.now()) {
 		return nil
 	}
 	return l
