@@ -219,6 +219,33 @@ func TestLists(t *testing.T) {
 	}
 }
 
+// TestElements: lists that are read one by one.
+func TestElements(t *testing.T) {
+	one, two := App(1, Field(0, Int(5))), App(1, Field(0, Int(6)))
+	list := NewReader(Seq(one, two)).Seq()
+	if a, b := list.Message(1), list.Message(1); !bytes.Equal(a, one) || !bytes.Equal(b, two) || list.Done() != nil {
+		t.Errorf("%x, %x, %v", a, b, list.Err())
+	}
+	list = NewReader(Seq(one, two)).Seq()
+	if got := list.Message(2); got != nil || list.Message(1) != nil || list.Err() == nil {
+		t.Errorf("%x is another message", got)
+	}
+	for _, v := range []int64{math.MinInt32, -1, 0, 18, math.MaxInt32, math.MinInt32 - 1, math.MaxInt32 + 1} {
+		list := NewReader(Seq(Int(v), Int(20))).Seq()
+		a, b := list.NextInt32(), list.NextInt32()
+		if ok := int64(int32(v)) == v; (list.Done() == nil) != ok || ok && (int64(a) != v || b != 20) || !ok && (a != 0 || b != 0) {
+			t.Errorf("%d: %d, %d, %v", v, a, b, list.Err())
+		}
+	}
+	list = NewReader(Seq(Int(1), Int(2))).Seq()
+	for n := 0; list.More(n, 1); n++ {
+		list.NextInt32()
+	}
+	if list.Err() == nil {
+		t.Error("2 of 1")
+	}
+}
+
 // TestState: what was wrong anywhere is not forgotten, and nothing is read after it.
 func TestState(t *testing.T) {
 	b := App(30, Field(0, Int(5)), Field(1, Text("a")), Field(2, Octets(nil)))

@@ -5,7 +5,7 @@
 // its place, nothing left over, every list bounded. Where RFC 4120 lets a sender
 // choose, all that it allows is read; where peers are known to differ from it (the
 // sign of UInt32), both are. Nothing here judges what a message says, and names are
-// given as they stand: krb.FromName says whether one can be taken.
+// given as they stand: krb.Principal.Check says whether one can be taken.
 //
 // An empty input, a missing field and a wrong one are all [ErrMalformed].
 package der
