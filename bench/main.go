@@ -1,11 +1,13 @@
 // Command bench measures Sekisho against the programs that it stands beside:
-// sssd, OpenLDAP's ldapsearch, a plain sshd with a key file, and a static C
-// program that does the least. It prints a table and writes it to
+// sssd, pam_krb5, OpenLDAP's ldapsearch and libldap, MIT's libkrb5 and GSS-API, a
+// plain sshd with a key file or a keytab, and a static C program that does the
+// least. It prints a table and writes it to
 // bench/results.tsv.
 //
 //	bench [-quick] [-most N] [PART…]
 //
-// The parts are akc, ssh, socket, sync and publish; all when none is named.
+// The parts are akc, ssh, pamtester, gssssh, socket, signin, accept, sync and
+// publish; all when none is named.
 // Everything runs in the sandbox of package testenv, pairs alternate in one
 // run, and medians are compared. Run it from the module's directory as
 // root, or with sudo at hand; `make bench` installs what it needs.
@@ -134,7 +136,7 @@ func check(names []string) error {
 	if _, err := os.Stat("go.mod"); err != nil {
 		return errors.New("run it from the module's directory")
 	}
-	for _, p := range []string{"sssd", "sss_ssh_authorizedkeys", "ldapsearch", "slapadd", "sshd", "cc"} {
+	for _, p := range []string{"sssd", "sss_ssh_authorizedkeys", "ldapsearch", "slapadd", "sshd", "cc", "pamtester", "kinit"} {
 		if _, err := exec.LookPath(p); err != nil {
 			return fmt.Errorf("%w: say testenv/packages.sh base bench, or make bench", err)
 		}

@@ -111,14 +111,19 @@ func (r *realm) people(ctx context.Context) error {
 	return errors.Join(r.sekisho(ctx, "", group...), r.sekisho(ctx, "", rule...))
 }
 
-// krb5Conf is the same for all programs of MIT's library. Its order of encryption
-// types is ours; the library's own prefers SHA-1, whose keys are made of a
-// password at a fraction of the cost.
-func (r *realm) krb5Conf() string {
-	return fmt.Sprintf(`[libdefaults]
+// keyTypes are ours, in our order.
+const keyTypes = "aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha1-96"
+
+// krb5Conf is for programs of MIT's library. They make the same exchanges as we do
+// when types is keyTypes; with its own order, "", the library prefers keys by SHA-1,
+// which are made of a password at a fraction of the cost.
+func (r *realm) krb5Conf(types string) []byte {
+	if types != "" {
+		types = " permitted_enctypes = " + types + "\n"
+	}
+	return fmt.Appendf(nil, `[libdefaults]
  default_realm = %[1]s
- permitted_enctypes = aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hmac-sha1-96
- dns_lookup_kdc = false
+%[4]s dns_lookup_kdc = false
  dns_lookup_realm = false
  dns_canonicalize_hostname = false
  rdns = false
@@ -128,13 +133,13 @@ func (r *realm) krb5Conf() string {
  }
 [domain_realm]
  .%[3]s = %[1]s
-`, realmName, r.broker.Addr, r.Domain)
+`, realmName, r.broker.Addr, r.Domain, types)
 }
 
 // join gives each host but the broker's its entry, its keys, a service account,
 // and a krb5.conf.
 func (r *realm) join(ctx context.Context) error {
-	if err := r.client.WriteFile("/etc/krb5.conf", []byte(r.krb5Conf()), 0o644); err != nil {
+	if err := r.client.WriteFile("/etc/krb5.conf", r.krb5Conf(keyTypes), 0o644); err != nil {
 		return err
 	}
 	for _, h := range []*testenv.Host{r.web, r.krb5, r.sss, r.plain} {
@@ -160,7 +165,7 @@ func (r *realm) join(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := errors.Join(h.WriteFile("/etc/sekisho/ca.crt", r.ca, 0o644), h.WriteFile("/etc/krb5.conf", []byte(r.krb5Conf()), 0o644)); err != nil {
+		if err := errors.Join(h.WriteFile("/etc/sekisho/ca.crt", r.ca, 0o644), h.WriteFile("/etc/krb5.conf", r.krb5Conf(keyTypes), 0o644)); err != nil {
 			return err
 		}
 	}

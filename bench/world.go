@@ -36,6 +36,7 @@ type world struct {
 	slapd    *testenv.Slapd
 	sekishod *sekishod
 	users    int
+	ca       []byte // slapd's
 	alice    *testenv.Key
 	aliceKey ssh.PublicKey
 }
@@ -83,6 +84,7 @@ func (w *world) directory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.ca = ca.PEM
 	for _, h := range []*testenv.Host{w.web, w.sss} {
 		if err := h.WriteFile("/etc/sekisho/ca.pem", ca.PEM, 0o644); err != nil {
 			return err
