@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +68,18 @@ func newRealm(ctx context.Context) (*realm, error) {
 	}
 	if err := r.broker.start(ctx); err != nil {
 		return nil, err
+	}
+	for _, port := range []string{"88", "464"} { // a little later than the directory
+		err := poll(30*time.Second, func() error {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(h.Addr.String(), port), time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	st, err := r.broker.status()
 	if err != nil {
@@ -244,6 +258,7 @@ type site struct {
 	*testenv.Host
 	r      *realm
 	daemon *testenv.Daemon
+	uids   sync.Map // of users, by name
 }
 
 // start starts the host's sekishod and waits until it answers from a snapshot.
