@@ -59,8 +59,10 @@ func TestServiceAccount(t *testing.T) {
 	}
 	for _, base := range []string{"cn=config", "cn=monitor", "cn=accesslog", "ou=otp," + world.realm.base} {
 		r, err := c.Search(ldap.NewSearchRequest(base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases, 0, 0, false, "(objectClass=*)", nil, nil))
-		if err == nil && len(r.Entries) > 0 {
-			t.Errorf("%s is readable: %s", base, r.Entries[0].DN)
+		for _, e := range r.Entries { // but for the directory's clock, see doctor
+			if err == nil && !(e.DN == "cn=Current,cn=Time,cn=Monitor" && base == "cn=monitor") {
+				t.Errorf("%s is readable: %s", base, e.DN)
+			}
 		}
 	}
 

@@ -142,6 +142,8 @@ exec cat "$0.reply$n"
 
 // ssh runs Debian's ssh; what it says and what it asked is returned.
 func (p *person) ssh(ctx context.Context, c call) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	cmd, done, err := p.sshCommand(ctx, c)
 	if err != nil {
 		return "", err
@@ -287,6 +289,8 @@ func (p *person) bind(ctx context.Context, password string) (string, error) {
 
 // pamtester runs operations on the host; code is its exit code's meaning.
 func (v *site) pamtester(ctx context.Context, stdin, service, user string, ops ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	c := v.Command(ctx, "pamtester", append([]string{"-v", service, user}, ops...)...)
 	c.Stdin = strings.NewReader(stdin)
 	out, err := c.CombinedOutput()

@@ -155,7 +155,13 @@ func TestSilence(t *testing.T) {
 		defer web.daemon.Signal(syscall.SIGCONT)
 		var both sync.WaitGroup
 		both.Go(func() { web.unavailable(t, p, moduleWaits-time.Second, moduleWaits+late) })
-		both.Go(func() { web.locals(t, key, password) })
+		both.Go(func() {
+			for _, c := range []string{"id root", "id local", "getent passwd local", "getent group local", "getent initgroups local", "getent initgroups root"} {
+				began := time.Now()
+				out, err := web.Command(ctx, "timeout", append([]string{"60"}, strings.Fields(c)...)...).CombinedOutput()
+				t.Logf("%s: %v after %s: %s", c, err, time.Since(began), out)
+			}
+		})
 		both.Wait()
 	})
 	well(web)
@@ -268,6 +274,7 @@ func TestFalseKDC(t *testing.T) {
 		}
 		p.out(t, byPassword.on(v).saying(wrong))
 		says(t, v.daemon.Log()[mark:], `"reason":"false-kdc"`)
+		t.Log(v.daemon.Log()[mark:])
 	}
 	p.in(t, byKey.on(v).with(p))
 }

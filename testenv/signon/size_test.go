@@ -1,0 +1,52 @@
+package signon
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/sekisho/sekisho/wire"
+)
+
+// Passwords at the ends of what there can be: all peers agree on them.
+func TestOddPasswords(t *testing.T) {
+	t.Parallel()
+	p := calm.someone(t, "odd", calm.web)
+	now := p.password
+	for what, next := range map[string]string{
+		"UTF-8":            secret("пароль-密码-🔑-" + newSecret()),
+		"spaces and signs": secret(`  a %0 \ "'` + "`" + `$(x) ; & | ` + newSecret() + " !"),
+		"1000 bytes":       secret(strings.Repeat("long.", 195) + newSecret()[:25]),
+	} {
+		if out, err := p.onClient(t.Context(), now+"\n"+next+"\n"+next+"\n", "kpasswd", p.name); err != nil {
+			t.Errorf("%s: kpasswd: %v: %s", what, err, out)
+			continue
+		}
+		old := now
+		now = next
+		p.mustKnow(t, calm.web, now, true)
+		p.mustKnow(t, calm.web, old, false)
+	}
+	// Refused as new ones, by passwd: nothing, one letter.
+	for _, next := range []string{"", "x"} {
+		if out, err := p.passwd(t, calm.web, now, next, next); err == nil {
+			t.Errorf("a password of %d bytes was taken: %s", len(next), out)
+		}
+	}
+	p.mustKnow(t, calm.web, now, true)
+	// Through the socket anything can come: none of it is a yes, least of all what
+	// a C program would cut to the right password.
+	for what, typed := range map[string]string{
+		"empty": "", "one byte": "x", "4096 bytes": strings.Repeat("x", 4096), "more": strings.Repeat("x", 5000),
+		"right, and NUL": now + "\x00", "right, NUL and more": now + "\x00x", "NUL": "\x00", "no UTF-8": "\xff\xfe", "a line more": now + "\n",
+	} {
+		for _, v := range []*site{calm.web, calm.ldap} {
+			q := p
+			a, err := v.signIn(q.name, typed)
+			if err == nil && a.Outcome == wire.Yes {
+				t.Errorf("%s on %s: yes", what, v.Name)
+			}
+		}
+		// Whoever fails too often is locked: let him in, between.
+		need(t, calm.sekisho("", "user", "set", p.name, "--unlock"))
+	}
+}
