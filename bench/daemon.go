@@ -23,6 +23,7 @@ type sekishodConfig struct {
 	url    string
 	caFile string // empty: no TLS
 	userdb bool
+	pam    bool // passwords by bind; not without TLS
 	users  int // that it must have read to be ready
 	state  string
 }
@@ -36,8 +37,8 @@ type sekishod struct {
 
 // startSekishod starts it and waits until it answers from the whole directory.
 func startSekishod(ctx context.Context, c sekishodConfig) (*sekishod, error) {
-	conf := fmt.Sprintf("host = \"web\"\nstate_dir = %q\nruntime_dir = %q\n[directory]\nurl = [%q]\nbase = %q\nbind_dn = %q\npassword_file = \"/etc/sekisho/password\"\nca_file = %q\n[userdb]\nenabled = %v\n",
-		c.state, c.runtime(), c.url, suffix, readerDN, c.caFile, c.userdb)
+	conf := fmt.Sprintf("host = \"web\"\nstate_dir = %q\nruntime_dir = %q\n[directory]\nurl = [%q]\nbase = %q\nbind_dn = %q\npassword_file = \"/etc/sekisho/password\"\nca_file = %q\n[userdb]\nenabled = %v\n[pam]\nenabled = %v\n",
+		c.state, c.runtime(), c.url, suffix, readerDN, c.caFile, c.userdb, c.pam)
 	confFile := "/etc/sekisho/" + c.name + ".toml"
 	if err := writeOn(c.host, confFile, conf, 0o644); err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func (w *world) startWeb(ctx context.Context) error {
 	}
 	var err error
 	w.sekishod, err = startSekishod(ctx, sekishodConfig{host: w.web, name: "sekishod", url: w.slapd.TLSURL,
-		caFile: "/etc/sekisho/ca.pem", userdb: true, users: w.users + 1, state: "/var/lib/sekisho"})
+		caFile: "/etc/sekisho/ca.pem", userdb: true, pam: true, users: w.users + 1, state: "/var/lib/sekisho"})
 	if err != nil {
 		return err
 	}
