@@ -132,3 +132,17 @@ func TestCopyFile(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+func TestInput(t *testing.T) {
+	s, stop := startOn(nil)
+	c := command{args: []string{"/bin/sh", "-c", `read a && ! read b && [ "$a$X" = "right env" ]`}, env: []string{"X= env"}}
+	for input, ok := range map[string]bool{"right\n": true, "wrong\n": false, "right\nmore\n": false, "": false} {
+		c.input = input
+		if r := s.run(c); (r.err == nil) != ok {
+			t.Errorf("%q: %v", input, r.err)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
