@@ -24,7 +24,7 @@ type sekishodConfig struct {
 	caFile string // empty: no TLS
 	userdb bool
 	pam    bool // passwords by bind; not without TLS
-	users  int // that it must have read to be ready
+	users  int  // that it must have read to be ready
 	state  string
 }
 

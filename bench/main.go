@@ -1,16 +1,15 @@
 // Command bench measures Sekisho against the programs that it stands beside:
 // sssd, pam_krb5, OpenLDAP's ldapsearch and libldap, MIT's libkrb5 and GSS-API, a
 // plain sshd with a key file or a keytab, and a static C program that does the
-// least. It prints a table and writes it to
-// bench/results.tsv.
+// least. It prints a table and writes it to bench/results.tsv.
 //
 //	bench [-quick] [-most N] [PART…]
 //
 // The parts are akc, ssh, pamtester, gssssh, socket, signin, accept, sync and
-// publish; all when none is named.
-// Everything runs in the sandbox of package testenv, pairs alternate in one
-// run, and medians are compared. Run it from the module's directory as
-// root, or with sudo at hand; `make bench` installs what it needs.
+// publish; all when none is named. Everything runs in the sandbox of package
+// testenv, pairs alternate in one run, and medians are compared. Run it from the
+// module's directory as root, or with sudo at hand; `make bench` installs what it
+// needs.
 package main
 
 import (
