@@ -22,7 +22,7 @@ const oidPasswordModify = "1.3.6.1.4.1.4203.1.11.1"
 // ProverConfig is what a Prover is made of. Log must be set.
 type ProverConfig struct {
 	// Provider says where the directory is. Its BindDN, Password and External stay
-	// unset. Passwords are sent inside TLS or over ldapi only. Timeout bounds one
+	// unset. Passwords are sent inside TLS, over ldapi or on loopback only. Timeout bounds one
 	// try at one server; default 3 s.
 	Provider
 	// BaseDN is where the entry of an unknown user is not.
@@ -74,8 +74,8 @@ func NewProver(c ProverConfig) (*Prover, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !e.tls && !c.StartTLS && e.network != "unix" {
-			return nil, fmt.Errorf("%s: passwords are sent inside TLS only; use ldaps://, StartTLS or ldapi://", e.url)
+		if !e.tls && !c.StartTLS && e.network != "unix" && !e.loopback() {
+			return nil, fmt.Errorf("%s: passwords are sent inside TLS only, but on loopback; use ldaps://, StartTLS or ldapi://", e.url)
 		}
 	}
 	pool, err := newBindPool(c.Provider, c.MaxConns, c.KeepIdle)
