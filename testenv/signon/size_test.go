@@ -33,6 +33,29 @@ func TestOddPasswords(t *testing.T) {
 		}
 	}
 	p.mustKnow(t, calm.web, now, true)
+	// The longest that there can be is longer than the prompts of MIT's tools and of
+	// ssh take (1023 bytes): the socket and a bind agree on it.
+	long := secret(strings.Repeat("0123456789abcde.", 256-2) + newSecret() + "12345")
+	if len(long) != 4096 {
+		t.Fatalf("it has %d bytes", len(long))
+	}
+	need(t, calm.sekisho(long+"\n", "passwd", p.name, "--password-stdin"))
+	for typed, want := range map[string]wire.Outcome{long: wire.Yes, long[:4095]: wire.No, long[:1023]: wire.No} {
+		for _, v := range []*site{calm.web, calm.ldap} {
+			if a, err := v.signIn(p.name, typed); err != nil || a.Outcome != want {
+				t.Errorf("%d bytes on %s: %v %s %v", len(typed), v.Name, a.Outcome, a.Reason, err)
+			}
+		}
+		if out, err := p.bind(t.Context(), typed); (err == nil) != (want == wire.Yes) {
+			t.Errorf("%d bytes by ldapwhoami: %v: %s", len(typed), err, out)
+		}
+		need(t, calm.sekisho("", "user", "set", p.name, "--unlock"))
+	}
+	if err := calm.sekisho(long+"x\n", "passwd", p.name, "--password-stdin"); err == nil {
+		t.Error("a password of 4097 bytes was set")
+	}
+	need(t, calm.sekisho(now+"\n", "passwd", p.name, "--password-stdin"))
+	p.mustKnow(t, calm.web, now, true)
 	// Through the socket anything can come: none of it is a yes, least of all what
 	// a C program would cut to the right password.
 	for what, typed := range map[string]string{
