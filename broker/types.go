@@ -152,6 +152,7 @@ const (
 	ReasonPasswordRefused Reason = "password-refused" // deny: the policy does not take the new password
 	ReasonClock           Reason = "clock"            // unknown: a clock is wrong, so that tickets prove nothing
 	ReasonUnreachable     Reason = "unreachable"      // unknown: no KDC or directory server answers
+	ReasonBusy            Reason = "busy"             // unknown: too many proofs to be judged at once
 	ReasonFalseKDC        Reason = "false-kdc"        // unknown: whoever answers does not know our own key
 	ReasonProver          Reason = "prover"           // unknown: the proof could not be judged for another cause
 	ReasonConversation    Reason = "conversation"     // unknown: the caller left or broke the protocol

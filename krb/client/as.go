@@ -74,7 +74,7 @@ func (c *Client) as(ctx context.Context, p krb.Principal, s secret, o LoginOptio
 		if err != nil {
 			kind := BadReply
 			if ctx.Err() != nil {
-				kind = Unreachable
+				kind = Busy
 			}
 			return krb.Credential{}, &Error{Kind: kind, Err: err}
 		}

@@ -39,6 +39,8 @@ const (
 	Unavailable
 	// Unreachable: no KDC answered at all.
 	Unreachable
+	// Busy: there were so many passwords to be made into keys that the time was up.
+	Busy
 )
 
 var kindWords = [...]string{
@@ -46,6 +48,7 @@ var kindWords = [...]string{
 	UnknownService: "unknown service", PasswordExpired: "the password has expired", Locked: "the principal is locked",
 	AccountExpired: "the principal has expired", Skew: "the clocks differ too much", Expired: "the ticket has expired",
 	Refused: "refused", FalseKDC: "not the realm's KDC", Unavailable: "the KDC cannot serve", Unreachable: "no KDC answers",
+	Busy: "too many sign-ins at once",
 }
 
 // String is a few words for people.

@@ -119,7 +119,7 @@ func (p prover) prove(ctx context.Context, claim broker.Claim, ask broker.Asker)
 	switch proven.Reason {
 	case broker.ReasonFalseKDC, broker.ReasonProver:
 		entry.Error("a password could not be checked")
-	case broker.ReasonClock, broker.ReasonUnreachable:
+	case broker.ReasonClock, broker.ReasonUnreachable, broker.ReasonBusy:
 		entry.Warn("a password could not be checked")
 	default:
 		entry.Info("a password was refused")
@@ -212,6 +212,8 @@ func (p prover) explain(err error) broker.Proven {
 		return unknown(broker.ReasonFalseKDC, "")
 	case Unreachable, Unavailable:
 		return unknown(broker.ReasonUnreachable, "")
+	case Busy:
+		return unknown(broker.ReasonBusy, "too many people are signing in at once: try again")
 	}
 	return unknown(broker.ReasonProver, "")
 }

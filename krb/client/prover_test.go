@@ -189,7 +189,7 @@ func TestProverCannotTell(t *testing.T) {
 				}
 				return keys, nil
 			}
-		}, broker.ReasonProver, ""},
+		}, broker.ReasonFalseKDC, ""},
 		"no cache": {k.addr, func(c *client.ProverConfig) {
 			c.Pack = func(krb.Credential) ([]byte, error) { return nil, errors.New("full") }
 		}, broker.ReasonProver, ""},

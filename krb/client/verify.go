@@ -16,6 +16,9 @@ import (
 // Of a KDC that does not know the keys it says FalseKDC.
 func (c *Client) Verify(ctx context.Context, tgt krb.Credential, service krb.Principal, keys []krb.Key) error {
 	cred, err := c.Service(ctx, tgt, service)
+	if is(err, UnknownService) {
+		return &Error{Kind: FalseKDC, Err: fmt.Errorf("it does not know %s, whose keys are ours: %w", service, err)}
+	}
 	if err != nil {
 		return err
 	}

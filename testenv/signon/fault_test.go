@@ -263,7 +263,7 @@ func TestFalseKDC(t *testing.T) {
 	need(t, err)
 	need(t, calm.caughtUp(v))
 	for _, with := range []struct{ what, sname, reason string }{
-		{"it knows no service of our name", "", "prover"},
+		{"it knows no service of our name", "", "false-kdc"},
 		{"it knows one, with another key", "sekisho/" + v.FQDN, "false-kdc"},
 	} {
 		if with.sname != "" { // keys of its own making
