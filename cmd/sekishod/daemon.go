@@ -237,6 +237,7 @@ func (d *daemon) run(told context.Context) error {
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	doors.all.Go(func() { d.watch(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })
+	doors.all.Go(func() { d.keepAlive(doors.ctx) })
 
 	<-ctx.Done()
 	d.log.Info("stopping")

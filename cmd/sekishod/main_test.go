@@ -397,7 +397,8 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
-// TestNotify: the service manager is told when it is ready and when it stops.
+// TestNotify: the service manager is told when it is ready and when it stops, and
+// in between, if it asks for that, that sekishod does not hang.
 func TestNotify(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -418,24 +419,42 @@ func TestNotify(t *testing.T) {
 		}
 	}
 	p := newPlace(t, 3600, "")
-	d := p.start(nil, "NOTIFY_SOCKET="+path)
-	read := func() string {
+	d := p.start(nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
+	alive := 0
+	var read func() string
+	read = func() string {
 		b := make([]byte, 100)
 		l.SetReadDeadline(time.Now().Add(15 * time.Second))
 		n, err := l.Read(b)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if string(b[:n]) == "WATCHDOG=1" {
+			alive++
+			return read()
+		}
 		return string(b[:n])
 	}
 	if got := read(); got != "READY=1" {
 		t.Errorf("told %q", got)
 	}
+	time.Sleep(500 * time.Millisecond)
 	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
 	if got := read(); got != "STOPPING=1" {
 		t.Errorf("told %q", got)
+	}
+	if alive < 3 {
+		t.Errorf("in half a second it told %d times that it lives", alive)
+	}
+	for _, c := range []struct {
+		usec, pid string
+		want      time.Duration
+	}{{"", "", 0}, {"x", "", 0}, {"9000000", "", 3 * time.Second}, {"9000000", "1", 0}, {"-1", "", 0}, {"99999999999999", "", 0}} {
+		if got := watchdogPeriod(c.usec, c.pid); got != c.want {
+			t.Errorf("%q for pid %q: every %s, not %s", c.usec, c.pid, got, c.want)
+		}
 	}
 }
 

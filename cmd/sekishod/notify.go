@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -27,4 +29,33 @@ func notify(state string) error {
 		return fmt.Errorf("telling the service manager: %w", err)
 	}
 	return nil
+}
+
+// watchdogPeriod is how often the service manager wants to hear that we live
+// (sd_watchdog_enabled(3)): three times in what it allows. 0: it does not ask.
+func watchdogPeriod(usec, pid string) time.Duration {
+	n, err := strconv.ParseUint(usec, 10, 63)
+	if err != nil || n > uint64(time.Hour/time.Microsecond) || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	return time.Duration(n) * time.Microsecond / 3
+}
+
+// keepAlive tells the service manager that we live until ctx ends: a sekishod
+// that hangs makes every program wait that looks up a name.
+func (d *daemon) keepAlive(ctx context.Context) {
+	period := watchdogPeriod(os.Getenv("WATCHDOG_USEC"), os.Getenv("WATCHDOG_PID"))
+	if period == 0 {
+		return
+	}
+	t := time.NewTicker(period)
+	defer t.Stop()
+	for {
+		d.tell("WATCHDOG=1")
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
 }
