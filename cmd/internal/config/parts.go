@@ -9,6 +9,8 @@ import (
 
 	"github.com/sekisho/sekisho/cmd/internal/accounts"
 	"github.com/sekisho/sekisho/keys"
+	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/krb/krb5conf"
 	"github.com/sekisho/sekisho/ldapsync"
 	"github.com/sekisho/sekisho/realm"
 )
@@ -112,6 +114,18 @@ func (c Config) Inspect() (problems, warnings []string) {
 	if d.PasswordFile != "" {
 		if _, err := ReadSecret(d.PasswordFile); err != nil {
 			problems = append(problems, "directory.password_file: "+err.Error())
+		}
+	}
+	if c.PAM.Enabled && c.PasswordProver() == "kdc" {
+		_, err := os.Stat(c.Kerberos.Config) // MIT's libraries pass over a file that is not there
+		if err == nil {
+			_, err = krb5conf.Load(c.Kerberos.Config)
+		}
+		if err != nil {
+			problems = append(problems, "kerberos.config: "+err.Error())
+		}
+		if _, err := krb.ReadKeytab(c.Kerberos.Keytab); err != nil {
+			problems = append(problems, "kerberos.keytab: "+err.Error()+": sekisho host enrol writes it, or sekisho host keytab on the realm's machine")
 		}
 	}
 	if d.BindDN == "" {
