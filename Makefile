@@ -48,8 +48,9 @@ vet:
 fmt-check:
 	@bad=$$(gofmt -l $$(testenv/list.sh go)); [ -z "$$bad" ] || { echo "gofmt would change:"; echo "$$bad"; exit 1; }
 
-bench: build build/bin/bench
+bench:
 	testenv/packages.sh base bench
+	$(MAKE) build build/bin/bench
 	build/bin/bench
 
 build/bin/bench: FORCE
