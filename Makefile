@@ -35,12 +35,7 @@ race: packages
 	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 10m $$(testenv/list.sh race)
 
 fuzz: packages
-	@mkdir -p build && testenv/list.sh fuzz >build/fuzz.list
-	@failed=; while read -r dir name; do \
-		echo "fuzz  $$dir $$name ($(FUZZTIME))"; \
-		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || failed="$$failed $$name"; \
-	done <build/fuzz.list; \
-	[ -z "$$failed" ] || { echo "fuzz failed:$$failed"; exit 1; }
+	testenv/fuzz.sh $(FUZZTIME)
 
 vet:
 	$(GO) vet ./...
