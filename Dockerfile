@@ -1,6 +1,6 @@
 # The images of docker-compose.yml: broker, host and client. docs/compose.md
 # tells how to use them. The programs are built outside, by "make build"
-# (static, no cgo), so that no image with a Go toolchain is needed.
+# (static; sekisho-pam, which is not, is no part of it), so that no image with a Go toolchain is needed.
 #
 # Where no image registry is reachable, testenv/base-image makes the base.
 
