@@ -67,7 +67,7 @@ func nssSystemd(text string) (string, error) {
 				continue
 			}
 			code := uncomment(lines[at])
-			words := strings.Fields(code[strings.Index(code, ":")+1:])
+			words := strings.FieldsFunc(code[strings.Index(code, ":")+1:], isBlank)
 			if slices.Contains(words, "systemd") {
 				continue
 			}
@@ -87,12 +87,17 @@ func uncomment(l string) string {
 	return code
 }
 
-// insertWord puts word behind the first whole word after in a database's line.
+// isBlank is what parts words in nsswitch.conf: C's isspace, and no other.
+func isBlank(r rune) bool { return strings.ContainsRune(" \t\v\f\r", r) }
+
+// insertWord puts word behind the first whole word after, which is there, in a
+// database's line.
 func insertWord(line, after, word string) string {
-	for from := strings.Index(line, ":") + 1; ; {
-		i := strings.Index(line[from:], after)
-		end := from + i + len(after)
-		if before := line[from+i-1]; (before == ' ' || before == '\t' || before == ':') && (end == len(line) || strings.ContainsRune(" \t#", rune(line[end]))) {
+	value := strings.Index(line, ":") + 1
+	for from := value; ; {
+		start := from + strings.Index(line[from:], after)
+		end := start + len(after)
+		if (start == value || isBlank(rune(line[start-1]))) && (end == len(line) || line[end] == '#' || isBlank(rune(line[end]))) {
 			return line[:end] + " " + word + line[end:]
 		}
 		from = end

@@ -71,6 +71,7 @@ func FuzzEdits(f *testing.F) {
 	for _, text := range debian {
 		f.Add(text)
 	}
+	f.Add("passwd:files\u00a0x\ngroup:\vfiles\fx\nshadow:a:files files\n")
 	f.Add("auth [success=2 default=ignore] pam_unix.so\nauth x y\nauth requisite pam_deny.so\nauth required pam_permit.so")
 	f.Fuzz(func(t *testing.T, text string) {
 		for name, edit := range map[string]func(string) (string, error){
