@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -23,6 +25,18 @@ type Config struct {
 	// Clock says in one sentence which clock is so wrong that tickets prove
 	// nothing, or "" when they do; nil: nobody watches the clocks.
 	Clock func() string
+	// RecordSession appends one event of a session to the audit record; nil:
+	// none is kept. A session whose beginning cannot be recorded does not begin.
+	RecordSession func(SessionEvent) error
+	// Take says whether an attempt may be made, before the directory is asked,
+	// and Settle how it came out: Allow, Deny or Unknown. Nil: guessing is not
+	// limited.
+	Take   func(context.Context, Attempt) Allowance
+	Settle func(context.Context, Attempt, Outcome)
+	// Recent are a user's older proofs from an address; nil: none count.
+	Recent func(UserName, netip.Addr) []RecentProof
+	// MaxSessions is how many one user may have at once; 0: any number.
+	MaxSessions int
 }
 
 func (c Config) validate() error {

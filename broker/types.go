@@ -156,6 +156,14 @@ const (
 	ReasonFalseKDC        Reason = "false-kdc"        // unknown: whoever answers does not know our own key
 	ReasonProver          Reason = "prover"           // unknown: the proof could not be judged for another cause
 	ReasonConversation    Reason = "conversation"     // unknown: the caller left or broke the protocol
+	ReasonThrottled       Reason = "throttled"        // deny: too many failures; whether the proof was right was not looked at
+	ReasonUsedCode        Reason = "used-code"        // deny: the one-time code was used before
+	ReasonNotEnrolled     Reason = "not-enrolled"     // deny: the user has no token for one-time codes
+	ReasonState           Reason = "state"            // unknown: what brokers share cannot be reached
+
+	// Why sessions end or do not begin, besides the reasons above.
+	ReasonTooMany Reason = "too-many-sessions" // deny: as many as the user or the rule may have are open
+	ReasonKilled  Reason = "killed"            // an administrator ended it
 )
 
 // Proof is one thing that the caller has shown to a prover.
@@ -197,6 +205,9 @@ type Request struct {
 	// (sshd, for a login by password or ticket), so rules that force one do not
 	// match.
 	Unconfined bool
+	// Recent are older proofs that count for rules which allow for it, such as
+	// sekishoProof: otp<12h. Their age is of the time of asking, for good.
+	Recent []RecentProof
 }
 
 // Grant is what an allowed caller gets.

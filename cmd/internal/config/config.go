@@ -42,6 +42,13 @@ type Config struct {
 	Kerberos  Kerberos  `toml:"kerberos"`
 	Clock     Clock     `toml:"clock"`
 	UserDB    UserDB    `toml:"userdb"`
+	Sessions  Sessions  `toml:"sessions"`
+	Guessing  Guessing  `toml:"guessing"`
+	OTP       OTP       `toml:"otp"`
+	Audit     Audit     `toml:"audit"`
+	State     State     `toml:"state"`
+	Feed      Feed      `toml:"feed"`
+	Upstream  Upstream  `toml:"upstream"`
 	Log       Log       `toml:"log"`
 }
 
@@ -206,6 +213,99 @@ type UserDB struct {
 	UIDMax uint32 `toml:"uid_max"`
 }
 
+// Sessions are the logins that are open.
+type Sessions struct {
+	// MaxPerUser is how many one user may have open at once on this host, and, on
+	// a broker, on all hosts that follow it. 0: any number.
+	MaxPerUser int `toml:"max_per_user"`
+	// Grace is how long the programs of a session that must end may take to end by
+	// themselves before they are killed.
+	Grace Duration `toml:"grace"`
+}
+
+// Guessing limits wrong passwords and codes, before the directory is asked.
+type Guessing struct {
+	// PerUser is how many may be wrong for one user before he has to wait, longer
+	// each time.
+	PerUser int `toml:"per_user"`
+	// PerSource is the same for one network they come from: an IPv4 /24, an IPv6 /64.
+	PerSource int `toml:"per_source"`
+	// LongestWait bounds the waiting.
+	LongestWait Duration `toml:"longest_wait"`
+	// KnownGood is how long a network from which a user has signed in stays known:
+	// wrong passwords from elsewhere do not lock him out there.
+	KnownGood Duration `toml:"known_good"`
+}
+
+// OTP are one-time codes (TOTP, RFC 6238) that sekishod checks itself:
+// pam.otp = "totp".
+type OTP struct {
+	// Issuer is what authenticator apps show beside the user's name. Empty: the
+	// realm's or the directory's domain.
+	Issuer string `toml:"issuer"`
+	// Drift is how many time steps before and after now a code may be of.
+	Drift int `toml:"drift"`
+	// BindDN is the account of an external directory that may read oathSecret and
+	// write oathTOTPLastTimeStep. The embedded realm has its own.
+	BindDN string `toml:"bind_dn"`
+	// PasswordFile holds its password, as directory.password_file.
+	PasswordFile string `toml:"password_file"`
+}
+
+// Audit is the record of all decisions, in state_dir/audit: chained, signed, and
+// read by `sekisho audit`.
+type Audit struct {
+	// Keep is how long files of it are kept.
+	Keep Duration `toml:"keep"`
+	// FileSize is how large one file becomes, in MiB.
+	FileSize int `toml:"file_size"`
+	// Syslog sends each record to syslog (/dev/log) besides.
+	Syslog bool `toml:"syslog"`
+}
+
+// State is what brokers share: spent codes and tickets, failure counters. It is
+// a store inside sekishod, in state_dir/state, unless servers are named.
+type State struct {
+	// Servers are those of a NATS cluster with JetStream, `tls://HOST:PORT`. Empty:
+	// the store inside, with no socket.
+	Servers []string `toml:"servers"`
+	// Replicas is on how many of them each value is kept: 1, 3 or 5.
+	Replicas int `toml:"replicas"`
+	// CAFile is the PEM file of the authorities of the servers' certificates.
+	CAFile string `toml:"ca_file"`
+	// CertFile is sekishod's own certificate for the servers (PEM).
+	CertFile string `toml:"cert_file"`
+	// KeyFile is its key, which only the service user may read.
+	KeyFile string `toml:"key_file"`
+}
+
+// Feed is what a broker gives to hosts that follow it instead of the directory.
+type Feed struct {
+	// Listen are the addresses (IP:PORT) for hosts, over TLS with certificates on
+	// both sides. Empty: no host can follow this one.
+	Listen []string `toml:"listen"`
+	// CertFile is the broker's certificate (PEM). Empty: the embedded realm's.
+	CertFile string `toml:"cert_file"`
+	// KeyFile is its key, which only the service user may read.
+	KeyFile string `toml:"key_file"`
+	// CAFile is the authority of the hosts' certificates. Empty: the embedded
+	// realm's.
+	CAFile string `toml:"ca_file"`
+}
+
+// Upstream makes this host follow a broker instead of a directory: it is told its
+// own users, groups and rules, and nothing else.
+type Upstream struct {
+	// Brokers are HOST:PORT; the first that answers is followed.
+	Brokers []string `toml:"brokers"`
+	// CertFile is this host's certificate, as `sekisho host enrol` puts it there.
+	CertFile string `toml:"cert_file"`
+	// KeyFile is its key, which only root and the service user may read.
+	KeyFile string `toml:"key_file"`
+	// CAFile is the authority of the brokers' certificates.
+	CAFile string `toml:"ca_file"`
+}
+
 // Log is what sekishod writes on standard error. Every decision is a line of
 // its own at every level.
 type Log struct {
@@ -230,9 +330,19 @@ func Default() Config {
 		Kerberos:   Kerberos{Config: "/etc/krb5.conf", Keytab: "/etc/sekisho/krb5.keytab"},
 		Clock:      Clock{Skew: Duration(5 * time.Minute)},
 		UserDB:     UserDB{Enabled: true, UIDMin: 1000, UIDMax: 1<<31 - 1},
-		Log:        Log{Level: "info", Format: "json"},
+		Sessions:   Sessions{Grace: Duration(200 * time.Millisecond)},
+		Guessing: Guessing{PerUser: 5, PerSource: 20, LongestWait: Duration(15 * time.Minute),
+			KnownGood: Duration(30 * 24 * time.Hour)},
+		OTP:      OTP{Drift: 1},
+		Audit:    Audit{Keep: Duration(400 * 24 * time.Hour), FileSize: 64},
+		State:    State{Replicas: 3},
+		Upstream: Upstream{CertFile: "/etc/sekisho/host.crt", KeyFile: "/etc/sekisho/host.key", CAFile: "/etc/sekisho/ca.crt"},
+		Log:      Log{Level: "info", Format: "json"},
 	}
 }
 
 // Embedded tells whether sekishod runs a realm of its own.
-func (c Config) Embedded() bool { return len(c.Directory.URL) == 0 }
+func (c Config) Embedded() bool { return len(c.Directory.URL) == 0 && !c.Follows() }
+
+// Follows tells whether sekishod follows a broker instead of a directory.
+func (c Config) Follows() bool { return len(c.Upstream.Brokers) > 0 }
