@@ -16,7 +16,7 @@ type Peer struct {
 	PID      int32
 }
 
-// Conn is one connection. One goroutine at a time uses it.
+// Conn is one connection. One goroutine at a time uses it, but see Answer.
 type Conn struct {
 	Peer
 
@@ -74,6 +74,11 @@ func (c *Conn) Next(begun bool) bool {
 	}
 	return c.ctx.Err() == nil
 }
+
+// Answer begins another answer, with a time of its own, for doors that answer
+// several requests of one connection in any order. Next, Answer and Write must then
+// be kept apart by a lock; Read may go on beside them.
+func (c *Conn) Answer() { c.until = time.Time{} }
 
 // Read waits for the first byte of a request for Config.Idle, and for all of
 // the rest together until Config.Request after it. When it has waited too long,
