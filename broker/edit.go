@@ -172,7 +172,7 @@ func (e *Edit) dropGroup(g *group) {
 // copied.
 func (e *Edit) PutHost(h Host) {
 	e.RemoveHost(h.ID)
-	h.Names, h.Addrs = slices.Clone(h.Names), slices.Clone(h.Addrs)
+	h.Names, h.Addrs, h.FeedKeys = slices.Clone(h.Names), slices.Clone(h.Addrs), slices.Clone(h.FeedKeys)
 	for i, n := range h.Names {
 		h.Names[i] = HostName(strings.ToLower(string(n)))
 	}

@@ -88,6 +88,9 @@ type Host struct {
 	// Names are all its names, lower case; the first is the canonical one.
 	Names []HostName
 	Addrs []netip.Addr
+	// FeedKeys are SHA-256 of the public keys (SubjectPublicKeyInfo, RFC 5280
+	// §4.1.2.7) by which the host may follow a broker: sekishoHostKey.
+	FeedKeys [][32]byte
 }
 
 // Outcome is what a decision says. The zero value denies.
