@@ -37,6 +37,7 @@ type plan struct {
 	host struct {
 		names []int
 		addrs int
+		keys  int
 	}
 	rule   struct{ single, multi []int }
 	policy struct{ lockout int }
@@ -96,9 +97,9 @@ func newPlan(s Schema) (*plan, error) {
 	if len(s.NetgroupClasses) > 0 {
 		p.group.triple, p.group.nested = want(s.NetgroupTriple), want(s.NetgroupMember)
 	}
-	p.host.addrs = -1
+	p.host.addrs, p.host.keys = -1, -1
 	if len(s.HostClasses) > 0 {
-		p.host.names, p.host.addrs = all(s.HostNames), want(s.HostAddrs)
+		p.host.names, p.host.addrs, p.host.keys = all(s.HostNames), want(s.HostAddrs), want(s.HostKeys)
 	}
 	p.policy.lockout = -1
 	if len(s.PolicyClasses) > 0 {

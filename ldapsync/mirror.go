@@ -260,7 +260,7 @@ func (m *mirror) putHost(e *entry, is bool) bool {
 		return false
 	}
 	if old := m.edit.Snapshot().HostByID(e.id); old == nil || old.DN != h.DN ||
-		!slices.Equal(old.Names, h.Names) || !slices.Equal(old.Addrs, h.Addrs) {
+		!slices.Equal(old.Names, h.Names) || !slices.Equal(old.Addrs, h.Addrs) || !slices.Equal(old.FeedKeys, h.FeedKeys) {
 		m.edit.PutHost(h)
 		m.changed = true
 	}

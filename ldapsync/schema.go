@@ -48,6 +48,7 @@ type Schema struct {
 	HostClasses []string
 	HostNames   []string
 	HostAddrs   string
+	HostKeys    string // keys by which a host may follow a broker: sekishoHostKey
 
 	RuleClasses []string // entries of sekishoRule; its attributes have fixed names
 
@@ -69,6 +70,7 @@ func RFC2307bis() Schema {
 		GroupMemberDN: []string{"member", "uniqueMember"}, GroupMemberUID: "memberUid",
 		NetgroupClasses: []string{"nisNetgroup"}, NetgroupTriple: "nisNetgroupTriple", NetgroupMember: "memberNisNetgroup",
 		HostClasses: []string{"ipHost"}, HostNames: []string{"cn"}, HostAddrs: "ipHostNumber",
+		HostKeys:      "sekishoHostKey",
 		RuleClasses:   []string{"sekishoRule"},
 		PolicyClasses: []string{"pwdPolicy"}, PolicyLockout: "pwdLockoutDuration",
 	}

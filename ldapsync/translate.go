@@ -2,6 +2,7 @@ package ldapsync
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +21,7 @@ const (
 	maxPasswd   = 1024 // bytes of gecos, home or shell
 	maxHostName = 253
 	maxHostVals = 256 // names or addresses of one host
+	maxFeedKeys = 16  // sekishoHostKey values of one host
 )
 
 // problems collects what could not be used of one entry.
@@ -414,7 +416,29 @@ func (t *translator) host(e *entry) (broker.Host, error) {
 			h.Addrs = append(h.Addrs, a)
 		}
 	}
+	for _, v := range e.values(t.plan.host.keys) {
+		k, ok := feedKey(v)
+		switch {
+		case !ok:
+			t.probs.value(t.schema.HostKeys, fmt.Errorf("%q is no SHA256:… of a public key", printable(string(v), maxName)))
+		case len(h.FeedKeys) == maxFeedKeys:
+			t.probs.value(t.schema.HostKeys, fmt.Errorf("more than %d keys; the rest is not used", maxFeedKeys))
+		default:
+			h.FeedKeys = append(h.FeedKeys, k)
+		}
+	}
 	return h, nil
+}
+
+// feedKey reads a sekishoHostKey: SHA256: and the hash in base64, with or
+// without its padding.
+func feedKey(v []byte) (k [32]byte, ok bool) {
+	text, ok := bytes.CutPrefix(v, []byte("SHA256:"))
+	if !ok || len(text) > 44 {
+		return k, false
+	}
+	sum, err := base64.RawStdEncoding.Strict().DecodeString(strings.TrimSuffix(string(text), "="))
+	return [32]byte(append(sum, k[:]...)), err == nil && len(sum) == len(k)
 }
 
 // ruleOf translates a sekishoRule; broker judges its values.
