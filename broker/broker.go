@@ -33,6 +33,9 @@ type Config struct {
 	// limited.
 	Take   func(context.Context, Attempt) Allowance
 	Settle func(context.Context, Attempt, Outcome)
+	// Pause waits, or until the context ends: refusals of a sign-in take their time,
+	// whatever their cause. Nil: they do not.
+	Pause func(context.Context, time.Duration)
 	// Recent are a user's older proofs from an address; nil: none count.
 	Recent func(UserName, netip.Addr) []RecentProof
 	// MaxSessions is how many one user may have at once; 0: any number.

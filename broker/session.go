@@ -80,11 +80,13 @@ type SessionEvent struct {
 // Attempt is one try to prove something, before anybody is asked whether it is
 // right.
 type Attempt struct {
-	User  UserName
-	From  netip.Addr // invalid: on the host itself
-	Host  HostName   // the target
-	Door  Door
-	Proof Proof
+	User UserName
+	From netip.Addr // invalid: not known
+	// Remote: he is not on the host itself, even when From is not known.
+	Remote bool
+	Host   HostName // the target
+	Door   Door
+	Proof  Proof
 }
 
 // Allowance is what a Limiter says of an attempt. The zero value refuses.

@@ -195,6 +195,9 @@ type Request struct {
 	Target Target
 	// From is the caller's address; invalid when the door does not know it.
 	From netip.Addr
+	// Remote says that the caller is not on the target itself, even when From is
+	// not known.
+	Remote bool
 	// SourceDeferred says that the door does not know From but has the peer
 	// enforce each Grant's From (sshd's from= option). Without it, a rule with
 	// a source network matches no request of unknown source.

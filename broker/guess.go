@@ -1,0 +1,235 @@
+package broker
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// GuessKind is what a counter of wrong guesses counts for.
+type GuessKind string
+
+const (
+	// GuessUser counts the wrong ones for one user, from all networks that are
+	// not known good for him.
+	GuessUser GuessKind = "user"
+	// GuessSource counts those from one network, for all users for whom it is
+	// not known good.
+	GuessSource GuessKind = "source"
+	// GuessPair counts those for one user from one network that is known good for
+	// him, and these are counted nowhere else.
+	GuessPair GuessKind = "pair"
+	// GuessSpray counts those from all networks that are not known good together.
+	GuessSpray GuessKind = "spray"
+	// GuessKnown is no counter but, in a GuessCount, a network known to be good.
+	GuessKnown GuessKind = "known"
+)
+
+// The constants of guessing; docs/guessing.md says what they come to.
+const (
+	// firstWait is the wait after the first wrong guess that is not free. Each
+	// further one doubles it.
+	firstWait = 2 * time.Second
+	// halving is after how many times LongestWait a counter has lost half of
+	// what it counted.
+	halving = 8
+	// sprayFree is how many wrong guesses may come from anywhere unknown at
+	// once, and sprayHalving how long the counter of them takes to lose half: the
+	// trickle that is left is sprayFree·ln 2/sprayHalving, 1.4 a second. In the
+	// first minute that makes 400, of a spray of 50,000 less than 1 in 100; and
+	// 300 people who sign in at once for the first time do not wait.
+	sprayFree    = 300
+	sprayHalving = 150 * time.Second
+	// turnWait is how long an attempt waits for others to be settled, when they,
+	// if wrong, use up what is left.
+	turnWait = 5 * time.Second
+	// flightTime is how long an attempt may remain unsettled: it counts as wrong
+	// then. Provers take 8 seconds at most.
+	flightTime = 30 * time.Second
+	// maxCounters bounds the counters of each kind.
+	maxCounters = 1 << 15
+	sweepEvery  = time.Minute
+)
+
+// GuessConfig is what Guesses are made of.
+type GuessConfig struct {
+	// PerUser is how many guesses may be wrong for one user before the next has
+	// to wait, and PerSource the same for one network. Both at least 1.
+	PerUser, PerSource int
+	// LongestWait bounds the waiting; at least a second.
+	LongestWait time.Duration
+	// KnownGood is how long a network from which a user has signed in stays known
+	// good; 0: none is ever.
+	KnownGood time.Duration
+	// Now reads the clock.
+	Now func() time.Time
+	// Note hears when somebody has to wait and when that was ended by an
+	// administrator or by a sign-in; nil: nobody does. It is called outside all
+	// locks, by whoever called Settle or Clear.
+	Note func(LockoutEvent)
+}
+
+func (c GuessConfig) validate() error {
+	switch {
+	case c.Now == nil:
+		return errors.New("guesses: Now must be set")
+	case c.PerUser < 1 || c.PerSource < 1:
+		return errors.New("guesses: PerUser and PerSource must be at least 1")
+	case c.LongestWait < time.Second || c.KnownGood < 0:
+		return errors.New("guesses: LongestWait must be at least a second, and KnownGood not negative")
+	}
+	return nil
+}
+
+// Guesses limits wrong passwords and codes, before the directory is asked. It
+// keeps all in memory, bounded, whatever is tried; see share.go for what brokers
+// tell each other. Its methods may be called from any goroutine.
+//
+// An attempt from a network from which the same user has signed in before is
+// counted for this pair alone. Every other one is counted three times, for the
+// user, for the network and for all such together, and all three must have room.
+// Users whom the directory does not have are counted like all others: Guesses
+// knows no directory.
+type Guesses struct {
+	c GuessConfig // immutable after NewGuesses
+
+	mu       sync.Mutex // guards all below
+	counters map[GuessKind]map[string]*counter
+	known    knownGood
+	flights  *list.List                    // of *flight, the oldest first
+	flying   map[flightKey][]*list.Element // those of flights by whose they are
+	dirty    map[*counter]struct{}         // to be shared
+	learned  map[knownKey]struct{}         // to be shared
+	swept    time.Time
+}
+
+// NewGuesses makes Guesses that have counted nothing; the error names what is
+// wrong in c.
+func NewGuesses(c GuessConfig) (*Guesses, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return &Guesses{c: c, counters: map[GuessKind]map[string]*counter{GuessUser: {}, GuessSource: {}, GuessPair: {}, GuessSpray: {}},
+		known: knownGood{of: map[string][]knownSource{}}, flights: list.New(), flying: map[flightKey][]*list.Element{},
+		dirty: map[*counter]struct{}{}, learned: map[knownKey]struct{}{}}, nil
+}
+
+// Take says whether an attempt may be made, and has taken a unit of every budget
+// that it is counted in when it may: 200 at once do not all pass. Whoever got a
+// yes calls Settle.
+//
+// When there is no room only because of others that are not settled, it waits
+// for them, five seconds at most or until ctx ends; then, Unknown.
+func (g *Guesses) Take(ctx context.Context, a Attempt) Allowance {
+	k := keyOf(a)
+	var late <-chan time.Time
+	for {
+		al, turn := g.take(k)
+		if turn == nil {
+			return al
+		}
+		if late == nil {
+			t := time.NewTimer(turnWait)
+			defer t.Stop()
+			late = t.C
+		}
+		select {
+		case <-turn.woken:
+			continue
+		case <-late:
+		case <-ctx.Done():
+		}
+		g.leave(turn)
+		return Allowance{Unknown: true, Until: g.c.Now()}
+	}
+}
+
+// take is one look at the budgets. A waiter is whom to wait as.
+func (g *Guesses) take(k flightKey) (Allowance, *waiter) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.c.Now()
+	g.expire(now)
+	known := g.known.has(k.user, k.source, now, g.c.KnownGood)
+	var until time.Time
+	var full *counter
+	var all []*counter
+	for _, b := range g.budgets(k, known) {
+		c := g.counters[b.kind][b.name]
+		if c == nil {
+			if c = g.add(b.kind, b.name, now); c == nil { // no memory for it
+				until = now.Add(g.c.LongestWait)
+				continue
+			}
+		}
+		all = append(all, c)
+		switch room, at := g.room(c, now); room {
+		case roomNone:
+			until = later(until, at)
+		case roomTurn:
+			full = c
+		}
+	}
+	if !until.IsZero() {
+		return Allowance{Until: until}, nil
+	}
+	if full != nil {
+		return Allowance{}, full.wait()
+	}
+	for _, c := range all {
+		c.flying++
+	}
+	g.flying[k] = append(g.flying[k], g.flights.PushBack(&flight{key: k, known: known, at: now}))
+	return Allowance{OK: true}, nil
+}
+
+// Settle says how an attempt came out that Take has let through. Allow: the
+// caller is in; the network is known good for the user from now on, and what was
+// wrong for the pair is forgotten. NeedProof: it was right, and more is to come.
+// Unknown: it could not be found out; like NeedProof it gives the unit back.
+// Deny keeps it.
+func (g *Guesses) Settle(_ context.Context, a Attempt, o Outcome) {
+	k := keyOf(a)
+	g.mu.Lock()
+	now := g.c.Now()
+	g.expire(now)
+	var notes []LockoutEvent
+	if es := g.flying[k]; len(es) > 0 {
+		notes = g.land(es[0], now, o == Deny)
+	}
+	if o == Allow {
+		notes = append(notes, g.welcome(k, a, now)...)
+	}
+	g.mu.Unlock()
+	g.note(notes)
+}
+
+func (g *Guesses) note(all []LockoutEvent) {
+	if g.c.Note == nil {
+		return
+	}
+	for _, e := range all {
+		g.c.Note(e)
+	}
+}
+
+// wait is how long the next guess waits after one that made a counter count n,
+// of which free are free.
+func (g *Guesses) wait(n float64, free int) time.Duration {
+	w := float64(firstWait) * math.Exp2(n-float64(free))
+	return time.Duration(min(w, float64(g.c.LongestWait)))
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// String is for people: "user alice", "source 203.0.113.0/24".
+func (l Lockout) String() string { return fmt.Sprintf("%s %s", l.Kind, l.Name) }
