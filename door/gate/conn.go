@@ -138,3 +138,7 @@ func (c *Conn) turnAway() {
 	}
 	c.nc.Close()
 }
+
+// SyscallConn is the connection's descriptor, for asking the kernel more about
+// its other side.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.nc.SyscallConn() }
