@@ -38,6 +38,9 @@ type Config struct {
 	Pause func(context.Context, time.Duration)
 	// Recent are a user's older proofs from an address; nil: none count.
 	Recent func(UserName, netip.Addr) []RecentProof
+	// Remember notes a one-time code that somebody who was let in has just proved
+	// from an address, for Recent; nil: none is remembered. It must not block.
+	Remember func(UserName, netip.Addr, Proof)
 	// MaxSessions is how many one user may have at once; 0: any number.
 	MaxSessions int
 }
@@ -67,7 +70,7 @@ func (b *Broker) View() View { return b.c.Directory() }
 // Ask decides a request on the proofs that were shown, and records it. A
 // ticket counts for nothing while a clock is wrong.
 func (b *Broker) Ask(r Request, shown []Proof) Decision {
-	v := b.c.Directory()
+	v, r := b.c.Directory(), b.Recall(r)
 	if slices.Contains(shown, ProofTicket) {
 		if text := b.clock(); text != "" {
 			shown = slices.DeleteFunc(slices.Clone(shown), func(p Proof) bool { return p == ProofTicket })
@@ -111,7 +114,7 @@ func (b *Broker) Explain(r Request, shown []Proof, at time.Time) Explanation {
 		v.AsOf = v.AsOf.Add(at.Sub(now))
 		now = at
 	}
-	return Explain(v, r, shown, now)
+	return Explain(v, b.Recall(r), shown, now)
 }
 
 // Now reads the broker's clock.

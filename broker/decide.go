@@ -228,7 +228,7 @@ func (q *question) conditions(f *fate) {
 		f.until = sooner(f.until, q.AsOf.Add(r.MaxAge))
 	}
 	for _, need := range r.Proofs {
-		if !need.met(q.shown) {
+		if !need.met(q.shown, q.Recent) {
 			f.need = append(f.need, need)
 		}
 	}

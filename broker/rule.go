@@ -47,22 +47,6 @@ type RuleTarget struct {
 	Net       netip.Prefix
 }
 
-// ProofNeed is one needed proof: any kind in the list will do.
-type ProofNeed []Proof
-
-// String prints the need as its attribute value: key|ticket.
-func (n ProofNeed) String() string {
-	s := make([]string, len(n))
-	for i, p := range n {
-		s[i] = string(p)
-	}
-	return strings.Join(s, "|")
-}
-
-func (n ProofNeed) met(shown []Proof) bool {
-	return slices.ContainsFunc(n, func(p Proof) bool { return slices.Contains(shown, p) })
-}
-
 // RuleAttributes are a sekishoRule entry's values, as the directory holds
 // them; the names of the fields are those of the attributes without their
 // prefix.
@@ -207,17 +191,11 @@ func (r *Rule) addTime(v string) error {
 }
 
 func (r *Rule) addProof(v string) error {
-	var need ProofNeed
-	for p := range strings.SplitSeq(v, "|") {
-		switch Proof(p) {
-		case ProofKey, ProofCertificate, ProofPassword, ProofTicket, ProofOTP:
-			need = append(need, Proof(p))
-		default:
-			return fmt.Errorf("want key, certificate, password, ticket or otp, or several joined by |")
-		}
+	need, err := parseNeed(v)
+	if err == nil {
+		r.Proofs = append(r.Proofs, need)
 	}
-	r.Proofs = append(r.Proofs, need)
-	return nil
+	return err
 }
 
 func addGlob(to *[]string, v string) error {

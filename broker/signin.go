@@ -90,6 +90,7 @@ const maxProofs = 4
 // Somebody whom the decision refuses whatever he proves, an unknown user above
 // all, is asked for his password like everybody else, and it is checked.
 func (b *Broker) SignIn(ctx context.Context, r Request, shown []Proof, ask Asker) (Decision, Evidence) {
+	r = b.Recall(r)
 	e := Evidence{Proofs: slices.Clone(shown)}
 	for round := 0; ; round++ {
 		v := b.c.Directory()
@@ -129,6 +130,7 @@ func (b *Broker) conclude(r Request, d Decision, e Evidence) (Decision, Evidence
 	if d = b.record(r, d); d.Outcome != Allow {
 		return d, Evidence{}
 	}
+	b.remember(r, e)
 	return d, e
 }
 
@@ -149,13 +151,13 @@ func (b *Broker) missing(lists [][]ProofNeed, shown []Proof) Proof {
 	for _, needs := range lists {
 		var first Proof
 		for i, n := range needs {
-			at := slices.IndexFunc(n, func(p Proof) bool { return b.c.Provers[p] != nil && !slices.Contains(shown, p) })
+			at := slices.IndexFunc(n, func(c ProofChoice) bool { return b.c.Provers[c.Proof] != nil && !slices.Contains(shown, c.Proof) })
 			if at < 0 {
 				first = ""
 				break
 			}
 			if i == 0 {
-				first = n[at]
+				first = n[at].Proof
 			}
 		}
 		if first != "" {

@@ -88,7 +88,7 @@ func newTranscript() *transcript {
 //	rule NAME subject=… door=… target=… …          the attributes of sekishoRule, by their short names
 //	remove user|group|host|rule TAG
 //	now T | age DURATION | max-age DURATION | no-snapshot
-//	decide|why [user=NAME] [door=D] [host=NAME] [addr=IP] [login=NAME] [from=IP] [proofs=P,P] [at=T] [deferred]
+//	decide|why [user=NAME] [door=D] [host=NAME] [addr=IP] [login=NAME] [from=IP] [proofs=P,P] [recent=P:AGE,P:AGE] [at=T] [deferred]
 //
 // An entry's TAG is what it keeps over a rename: its id=, else its name; the
 // DN is made of the name. T is as in RFC 3339. Values with spaces are quoted.
@@ -169,6 +169,16 @@ func (tr *transcript) decide(verb string, a *args) ([]string, error) {
 	var shown []Proof
 	if p := a.one("proofs"); p != "" {
 		shown = named[Proof](strings.Split(p, ","))
+	}
+	if p := a.one("recent"); p != "" {
+		for one := range strings.SplitSeq(p, ",") {
+			kind, age, _ := strings.Cut(one, ":")
+			d, err := time.ParseDuration(age)
+			if err != nil {
+				return nil, err
+			}
+			r.Recent = append(r.Recent, RecentProof{Proof(kind), d})
+		}
 	}
 	now := tr.now
 	if at := a.one("at"); at != "" {

@@ -33,7 +33,7 @@ func (a *app) ruleFlags(c *cobra.Command) (apply func(*admin.Rule) error) {
 		{"login", "account on the target, a glob, or self (default: self)", &r.Login, func(r *admin.Rule) *[]string { return &r.Login }},
 		{"from", "the caller's network (default: anywhere)", &r.From, func(r *admin.Rule) *[]string { return &r.From }},
 		{"time", "hours, as \"Mon-Fri 08:00-18:00 Europe/Berlin\" (default: always)", &r.Time, func(r *admin.Rule) *[]string { return &r.Time }},
-		{"proof", "a proof that is needed: key, certificate, password, ticket, otp; a|b is either", &r.Proof, func(r *admin.Rule) *[]string { return &r.Proof }},
+		{"proof", "a proof that is needed: key, certificate, password, ticket, otp; a|b is either; otp<12h: a code shown from the same address in the last 12 hours will do", &r.Proof, func(r *admin.Rule) *[]string { return &r.Proof }},
 		{"permit", "what the session may do (default: pty and user-rc); see docs/rules.md", &r.Permit, func(r *admin.Rule) *[]string { return &r.Permit }},
 	}
 	for _, l := range lists {

@@ -121,7 +121,11 @@ func whyReport(q broker.Request, proofs []broker.Proof, at time.Time, x broker.E
 	for _, list := range d.Need {
 		var need report.Need
 		for _, n := range list {
-			need = append(need, texts(n))
+			var choices []string
+			for _, c := range n {
+				choices = append(choices, c.String())
+			}
+			need = append(need, choices)
 		}
 		w.Need = append(w.Need, need)
 	}
