@@ -24,6 +24,7 @@ import (
 	"github.com/sekisho/sekisho/ldapsync"
 	"github.com/sekisho/sekisho/pamhelper"
 	"github.com/sekisho/sekisho/realm"
+	"github.com/sekisho/sekisho/reaper"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -47,6 +48,7 @@ type daemon struct {
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
 	pam       *pam.Server     // nil when switched off
 	pamSocket *net.UnixListener
+	reaper    *reaper.Client // ends sessions
 }
 
 // build makes all parts and starts none but the realm's preparation.
@@ -79,13 +81,17 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now,
-		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock}); err != nil {
+		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,
+		MaxSessions: c.Sessions.MaxPerUser}); err != nil {
 		return nil, err
 	}
 	if err := d.buildUserDB(in); err != nil {
 		return nil, err
 	}
 	if err := d.buildLocal(); err != nil {
+		return nil, err
+	}
+	if err := d.buildReaper(in); err != nil {
 		return nil, err
 	}
 	if err := d.buildPAM(); err != nil {
@@ -147,6 +153,10 @@ func (d *daemon) buildLocal() error {
 		wire.VerbWhy:    whyVerb(d.broker, d.wrongClock),
 		wire.VerbStatus: d.statusVerb(),
 		wire.VerbAccept: d.acceptVerb(),
+
+		report.VerbSessions: d.sessionsVerb(),
+		report.VerbKill:     d.killVerb(),
+		report.VerbRevoked:  d.revokedVerb(),
 	}
 	if d.realm != nil {
 		verbs[report.VerbPasswd] = d.passwdVerb()
@@ -229,6 +239,7 @@ func (d *daemon) run(told context.Context) error {
 		servers.do("realm", fail, d.realm.Run)
 	}
 	follower.do("sync", fail, d.sync.Run)
+	follower.do("sessions", fail, func(ctx context.Context) error { return d.broker.RunSessions(ctx, d.sync.Wait) })
 	doors.do("local", fail, func(ctx context.Context) error { return d.local.Serve(ctx, d.socket) })
 	if d.users != nil {
 		doors.do("userdb", fail, func(ctx context.Context) error { return d.users.serve(ctx, d) })
@@ -236,6 +247,7 @@ func (d *daemon) run(told context.Context) error {
 	d.servePAM(doors, fail)
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	doors.all.Go(func() { d.watch(doors.ctx) })
+	doors.all.Go(func() { d.reap(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })
 	doors.all.Go(func() { d.keepAlive(doors.ctx) })
 
@@ -256,6 +268,11 @@ func (d *daemon) run(told context.Context) error {
 	for _, path := range []string{d.cfg.Socket(), d.cfg.PAMSocket()} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			d.log.WithError(err).Warn("removing a socket")
+		}
+	}
+	if d.reaper != nil {
+		if err := d.reaper.Close(); err != nil {
+			d.log.WithError(err).Warn("ending sekisho-reaper")
 		}
 	}
 	if d.stacks != nil {

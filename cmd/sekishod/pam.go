@@ -17,12 +17,13 @@ func (d *daemon) buildPAM() (err error) {
 	}
 	d.pam, err = pam.New(pam.Config{
 		Broker: d.broker, Host: broker.HostName(d.cfg.Host), Realm: d.passwords.realm, Renew: d.passwords.renew, Now: d.now,
-		Tickets: filepath.Join(d.cfg.RuntimeDir, "tickets"), Sessions: filepath.Join(d.cfg.RuntimeDir, "sessions"),
-		Log: d.log.WithField("part", "pam"),
+		Tickets: filepath.Join(d.cfg.RuntimeDir, "tickets"), Sessions: filepath.Join(d.cfg.StateDir, "sessions"),
+		Reaper: d.reaperOfPAM(), Log: d.log.WithField("part", "pam"),
 	})
 	if err != nil {
 		return err
 	}
+	d.broker.Keep(pam.Keeper, d.pam.End)
 	d.pamSocket, err = listen(d.cfg.PAMSocket())
 	return err
 }

@@ -36,6 +36,7 @@ const inheritedEnv = "SEKISHOD_INHERITED"
 const (
 	fdUserDB   = "userdb"   // a bound socket that does not listen yet
 	fdPassword = "password" // a pipe with the bind password
+	fdReaper   = "reaper"   // an end of the socket pair with sekisho-reaper
 )
 
 // becomeService is the first stage. It returns only errors: without one, the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -24,8 +25,11 @@ type Config struct {
 	// that sshd has accepted counts when its client is of it. Empty: none does.
 	Realm string
 	// Tickets is the folder for tickets, and Sessions the one where sessions
-	// are remembered across a restart; both are this door's alone. Needed.
+	// are remembered across a restart, also of the machine; both are this door's
+	// alone. Needed.
 	Tickets, Sessions string
+	// Reaper ends sessions. Nil: they are noted, and cannot be ended.
+	Reaper Reaper
 	// Renew renews the tickets of a credential cache and says when they end.
 	// Nil: tickets are not renewed.
 	Renew func(ctx context.Context, cache []byte) ([]byte, time.Time, error)
@@ -65,6 +69,10 @@ type Server struct {
 	gate     *gate.Gate
 	logins   *logins
 	sessions *sessions
+
+	ending  chan struct{} // one for each session that is being ended
+	stopped chan struct{} // closed when Run ends
+	ends    sync.WaitGroup
 }
 
 // New makes a Server, and reads which sessions were open when the last one
@@ -97,7 +105,8 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pam door: %w", err)
 	}
-	return &Server{c: c, gate: g, logins: newLogins(c.Now), sessions: ss}, nil
+	return &Server{c: c, gate: g, logins: newLogins(c.Now), sessions: ss,
+		ending: make(chan struct{}, endAtOnce), stopped: make(chan struct{})}, nil
 }
 
 // Serve answers on l, a unix stream listener, until ctx ends, and closes l. It
@@ -107,10 +116,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return s.gate.Serve(ctx, l, s.talk)
 }
 
-// Run looks after the sessions until ctx ends: renews their tickets, and finds
-// those that ended without a word.
+// Run looks after the sessions until ctx ends: takes those up that were open,
+// renews their tickets, and finds those that ended without a word. It is called
+// once.
 func (s *Server) Run(ctx context.Context) error {
 	s.sessions.run(ctx)
+	close(s.stopped)
+	s.ends.Wait()
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -47,6 +48,13 @@ func (w *world) establish(token string, more ...string) (session, file string) {
 	return session, file
 }
 
+// aliceIn is a session of hers that a process has opened.
+func aliceIn(id broker.SessionID, pid int32) Session {
+	e := Session{Opened: true, PID: pid, Started: startOf(pid)}
+	e.ID, e.Request.Login = id, "alice"
+	return e
+}
+
 func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
 
 func TestTicketsBelongToTheSession(t *testing.T) {
@@ -60,7 +68,7 @@ func TestTicketsBelongToTheSession(t *testing.T) {
 		t.Fatalf("open: %s", show(a))
 	}
 	ss := w.s.Sessions()
-	if len(ss) != 1 || ss[0].PID != int32(os.Getpid()) || ss[0].RHost != "198.51.100.7" || !ss[0].Opened || ss[0].TicketsEnd.IsZero() {
+	if len(ss) != 1 || ss[0].PID != int32(os.Getpid()) || ss[0].Request.From.String() != "198.51.100.7" || !ss[0].Opened || ss[0].TicketsEnd.IsZero() {
 		t.Fatalf("sessions are %+v", ss)
 	}
 	w.stop()
@@ -99,7 +107,7 @@ func TestSessionsEndWithoutAWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := int32(child.Process.Pid)
-	if _, err := w.s.sessions.open(Session{ID: gone, User: "alice", Opened: true, PID: pid, Started: startOf(pid)}); err != nil {
+	if _, err := w.s.sessions.open(aliceIn(broker.SessionID(gone), pid)); err != nil {
 		t.Fatal(err)
 	}
 	w.s.sessions.sweep(t.Context())
@@ -125,7 +133,7 @@ func TestSessionsEndWithoutAWord(t *testing.T) {
 
 func TestStrayTicketsAreDestroyed(t *testing.T) {
 	w := newWorld(t, nil)
-	stray := filepath.Join(w.c.Tickets, newID())
+	stray := filepath.Join(w.c.Tickets, string(newID()))
 	if err := os.MkdirAll(filepath.Join(stray, "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +160,7 @@ func TestRenewal(t *testing.T) {
 	_, file := w.establish(w.signIn())
 	pass := func(d time.Duration) { now := w.now.Load().Add(d); w.now.Store(&now) }
 	token := w.s.Sessions()[0].ID
-	if _, err := w.s.sessions.open(Session{ID: token, User: "alice", Opened: true, PID: int32(os.Getpid()), Started: startOf(int32(os.Getpid()))}); err != nil {
+	if _, err := w.s.sessions.open(aliceIn(token, int32(os.Getpid()))); err != nil {
 		t.Fatal(err)
 	}
 	pass(4 * time.Hour)
@@ -191,7 +199,7 @@ func TestRenewal(t *testing.T) {
 	if !w.s.Sessions()[0].TicketsEnd.IsZero() {
 		t.Error("it goes on trying")
 	}
-	w.s.sessions.end(token, "alice", "test")
+	w.s.sessions.end(token, "test")
 	if !exists(target) || exists(file) {
 		t.Error("the link's target is gone, or the link is not")
 	}
@@ -200,7 +208,7 @@ func TestRenewal(t *testing.T) {
 func TestUnreadableSessionsAreSaidAndLeft(t *testing.T) {
 	w := newWorld(t, nil)
 	w.stop()
-	for name, text := range map[string]string{newID(): "{", "x": "{}", ".half": "{"} {
+	for name, text := range map[string]string{string(newID()): "{", "x": "{}", ".half": "{"} {
 		if err := os.WriteFile(filepath.Join(w.c.Sessions, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -84,13 +84,13 @@ func (s *Server) account(_ context.Context, p *peer, r wire.Request) wire.Answer
 	}
 	q := s.request(r)
 	if !r.Has("authinfo") {
-		return s.admit(q, seen, s.proved(p, r, q.User))
+		return s.admit(q, seen, s.proved(p, r, q.User)).answer
 	}
 	proved := s.proved(p, r, q.User)
 	if len(proved) == 0 {
 		return verdict(s.c.Broker.Standing(q))
 	}
-	a := s.admit(q, seen, proved)
+	a := s.admit(q, seen, proved).answer
 	if a.Reason == string(broker.ReasonProof) { // a key may come last
 		return verdict(s.c.Broker.Standing(q))
 	}
@@ -104,7 +104,7 @@ func (s *Server) proved(p *peer, r wire.Request, user broker.UserName) []broker.
 }
 
 // admit judges a login by all that sshd has verified and that was proved here.
-func (s *Server) admit(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
+func (s *Server) admit(q broker.Request, seen authInfo, proved []broker.Proof) footing {
 	proved = slices.Clip(proved)
 	if len(seen.keys) > 0 {
 		return s.admitByKey(q, seen, proved)
@@ -115,26 +115,32 @@ func (s *Server) admit(q broker.Request, seen authInfo, proved []broker.Proof) w
 		q.User = broker.UserName(seen.principal)
 		proved = append(proved, broker.ProofTicket)
 	}
-	return verdict(s.c.Broker.Ask(q, proved))
+	return s.judge(q, proved)
+}
+
+// judge asks the broker.
+func (s *Server) judge(q broker.Request, proofs []broker.Proof) footing {
+	d := s.c.Broker.Ask(q, proofs)
+	return footing{verdict(d), q, proofs, d, broker.BasisRules}
 }
 
 // admitByKey judges a login by the door keys. Of several owners of a key, one
 // who may is enough, as at that door.
-func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Proof) wire.Answer {
+func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Proof) footing {
 	q.Door, q.Unconfined = doorKeys, false // the key's line confines it
 	v := s.c.Broker.View()
 	if v.Snapshot == nil {
-		return verdict(broker.Decision{Outcome: broker.Unknown, Reason: broker.ReasonNoSnapshot})
+		return footing{answer: verdict(broker.Decision{Outcome: broker.Unknown, Reason: broker.ReasonNoSnapshot})}
 	}
 	none := reasonNoKey
 	if u, _ := v.User(q.User); u == nil { // a local account, such as root, with keys of its own
 		none = broker.ReasonUnknownUser
 	}
-	a := no(none, "")
+	best := footing{answer: no(none, "")}
 	for _, k := range seen.keys {
 		if k.IsCertificate() {
-			if b := verdict(s.c.Broker.Ask(q, append(proved, broker.ProofCertificate))); b.Outcome != wire.No || a.Reason == string(none) {
-				a = b
+			if f := s.judge(q, append(proved, broker.ProofCertificate)); f.answer.Outcome != wire.No || best.answer.Reason == string(none) {
+				best = f
 			}
 			continue
 		}
@@ -144,19 +150,19 @@ func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Pro
 			}
 			q := q
 			q.User = u.Name
-			b := verdict(s.c.Broker.Ask(q, append(proved, broker.ProofKey)))
-			if b.Outcome == wire.Yes {
-				return b
+			f := s.judge(q, append(proved, broker.ProofKey))
+			if f.answer.Outcome == wire.Yes {
+				return f
 			}
-			if b.Outcome == wire.Unknown || a.Reason == string(none) || u.Name == broker.UserName(q.Login) {
-				a = b
+			if f.answer.Outcome == wire.Unknown || best.answer.Reason == string(none) || u.Name == broker.UserName(q.Login) {
+				best = f
 			}
 		}
 	}
-	if a.Reason == string(reasonNoKey) { // nobody was judged, so nothing is recorded yet
+	if best.answer.Reason == string(reasonNoKey) { // nobody was judged, so nothing is recorded yet
 		s.c.Log.WithField("user", string(q.User)).Warn("sshd let somebody in by a key that is not in the directory: refused; set AuthorizedKeysFile none")
 	}
-	return a
+	return best
 }
 
 // owns reports whether a key is the user's. A key that signs certificates is

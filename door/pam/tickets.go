@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -137,6 +139,26 @@ func removeTickets(root, dir string) error {
 	return nil
 }
 
+// dropTickets destroys a session's tickets; one that was not opened yet is over
+// with them.
+func (s *sessions) dropTickets(id broker.SessionID, user broker.UserName) {
+	e := s.get(id)
+	switch {
+	case e == nil || e.account() != user:
+		return
+	case !e.Opened:
+		s.end(id, "credentials deleted")
+		return
+	}
+	log := s.c.Log.WithField("session", string(id))
+	if err := removeTickets(s.c.Tickets, string(id)); err != nil {
+		log.WithError(err).Warn("the tickets of a session could not be removed")
+	}
+	if err := s.update(id, func(now *Session) { now.TicketsEnd = time.Time{} }); err != nil {
+		log.WithError(err).Warn("remembering a session")
+	}
+}
+
 // credentials hands the tickets of a sign-in to its session, and takes them
 // back.
 func (s *Server) credentials(_ context.Context, p *peer, r wire.Request) wire.Answer {
@@ -147,16 +169,16 @@ func (s *Server) credentials(_ context.Context, p *peer, r wire.Request) wire.An
 		if !ok || len(l.evidence.Tickets) == 0 {
 			return wire.Answer{Outcome: wire.Yes}
 		}
-		id, err := s.sessions.keep(r.Get("session"), user, p.UID, l.evidence.TicketsEnd)
+		id, err := s.sessions.keep(broker.SessionID(r.Get("session")), user, p.UID, l.evidence.TicketsEnd)
 		if err != nil {
 			s.c.Log.WithError(err).Error("remembering the tickets of a session")
 			return unknown("session", "the session's tickets could not be stored")
 		}
-		return wire.Answer{Outcome: wire.Yes, Body: append([]string{"session " + id, "dir " + id}, cacheLines(l.evidence.Tickets)...)}
+		return wire.Answer{Outcome: wire.Yes, Body: append([]string{"session " + string(id), "dir " + string(id)}, cacheLines(l.evidence.Tickets)...)}
 	case "refresh":
 		return wire.Answer{Outcome: wire.Yes} // they are renewed without being asked for
 	case "delete":
-		s.sessions.end(r.Get("session"), user, "credentials deleted")
+		s.sessions.dropTickets(broker.SessionID(r.Get("session")), user)
 		return wire.Answer{Outcome: wire.Yes}
 	}
 	return unknown(wire.ReasonMalformed, "the op is establish, reinitialize, refresh or delete")

@@ -1,0 +1,124 @@
+package report
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sekisho/sekisho/wire"
+)
+
+// The verbs about open sessions, and their fields.
+const (
+	VerbSessions = "sessions"
+	VerbKill     = "kill"
+	VerbRevoked  = "revoked"
+
+	FieldHost    = "host"
+	FieldSession = "session"
+	FieldAfter   = "after"  // the last session of the page before
+	FieldSince   = "since"  // RFC 3339, with nanoseconds
+	FieldLocked  = "locked" // yes: the account must be seen to be shut first
+)
+
+// Session is one open session.
+type Session struct {
+	ID      string   `json:"id"`
+	User    string   `json:"user"`
+	Login   string   `json:"login"`
+	Door    string   `json:"door"`
+	Service string   `json:"service,omitempty"`
+	TTY     string   `json:"tty,omitempty"`
+	Host    string   `json:"host"`
+	From    string   `json:"from,omitempty"`
+	Since   string   `json:"since"` // RFC 3339
+	Until   string   `json:"until,omitempty"`
+	Rules   []string `json:"rules,omitempty"`
+	// Basis is rules, account (it rests on the account alone) or none (it is
+	// nobody's of the directory).
+	Basis string `json:"basis"`
+	// Ending is since when it is being ended, and Why the reason.
+	Ending string `json:"ending,omitempty"`
+	Why    string `json:"why,omitempty"`
+}
+
+// SessionPage is one answer to the verb sessions.
+type SessionPage struct {
+	Sessions []Session
+	// More says that there are others after the last of these.
+	More bool
+}
+
+// maxPage keeps a page within the limits of an answer.
+const maxPage = 1000
+
+// EncodeSessions puts sessions, in the order of their ids, into a body: a head,
+// then one line for each, the first maxPage of them.
+func EncodeSessions(all []Session) ([]string, error) {
+	more := len(all) > maxPage
+	if more {
+		all = all[:maxPage]
+	}
+	head, err := json.Marshal(struct {
+		More bool `json:"more"`
+	}{more})
+	if err != nil {
+		return nil, err
+	}
+	body := []string{string(head)}
+	for _, s := range all {
+		b, err := json.Marshal(s)
+		if err != nil {
+			return nil, fmt.Errorf("writing the answer: %w", err)
+		}
+		body = append(body, string(b))
+	}
+	return body, nil
+}
+
+// DecodeSessions reads what EncodeSessions wrote.
+func DecodeSessions(a wire.Answer) (p SessionPage, err error) {
+	if len(a.Body) == 0 {
+		return p, errors.New("the answer is empty: install the same release of sekisho and sekishod")
+	}
+	var head struct {
+		More bool `json:"more"`
+	}
+	if err := json.Unmarshal([]byte(a.Body[0]), &head); err != nil {
+		return p, fmt.Errorf("reading the answer: %w", err)
+	}
+	p.More = head.More
+	for _, l := range a.Body[1:] {
+		var s Session
+		if err := json.Unmarshal([]byte(l), &s); err != nil {
+			return p, fmt.Errorf("reading the answer: %w", err)
+		}
+		p.Sessions = append(p.Sessions, s)
+	}
+	return p, nil
+}
+
+// Killed is the answer to the verb kill: the sessions that are being ended.
+type Killed struct {
+	Sessions []string `json:"sessions"`
+}
+
+// Revoked is the answer to the verb revoked: where a user is out.
+type Revoked struct {
+	User  string        `json:"user"`
+	Hosts []RevokedHost `json:"hosts"`
+}
+
+// RevokedHost is one host's part.
+type RevokedHost struct {
+	Host string `json:"host"`
+	// Confirmed: it knows that the user is out, and has none of his sessions.
+	Confirmed bool `json:"confirmed"`
+	// Sessions had to end there.
+	Sessions int `json:"sessions"`
+	// Took is from the change in the directory to the host's word.
+	Took time.Duration `json:"took_ns"`
+	// Problem is why it is not confirmed.
+	Problem string `json:"problem,omitempty"`
+}
