@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/site"
 )
 
 // fresh is alice's password after she has changed it.
@@ -38,7 +39,7 @@ func (s *scene) signOn() {
 		if err == nil && out != "alice\n"+s.db.FQDN+"\n" {
 			err = errors.New("it printed something else")
 		}
-		return said(err, out)
+		return site.Said(err, out)
 	})
 	s.step("passwd in the session: ssh, kinit and an LDAP bind know the new one at once", s.passwd)
 	s.step("and none of them the old one", func() error {
@@ -46,45 +47,45 @@ func (s *scene) signOn() {
 			return errors.New("the old password still works")
 		}
 		if out, err := s.byPassword(password, s.web, "true"); err == nil {
-			return said(errors.New("the old password still opens web1"), out)
+			return site.Said(errors.New("the old password still opens web1"), out)
 		}
 		return nil
 	})
 	s.step("alice is locked: neither her key, nor a ticket, nor her password", func() error {
-		if err := s.sekisho("", "user", "set", "alice", "--lock"); err != nil {
+		if err := s.Run("", "user", "set", "alice", "--lock"); err != nil {
 			return err
 		}
-		if err := s.soon(2*time.Second, func() error { return s.refused("alice", s.alice, s.web) }); err != nil {
+		if err := s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) }); err != nil {
 			return err
 		}
 		if s.byTicket(s.web) == nil {
 			return errors.New("her ticket still opens web1")
 		}
 		if out, err := s.byPassword(fresh, s.web, "true"); err == nil {
-			return said(errors.New("her password still opens web1"), out)
+			return site.Said(errors.New("her password still opens web1"), out)
 		}
 		return nil
 	})
 	s.step("and unlocked: all of them", func() error {
-		if err := s.sekisho("", "user", "set", "alice", "--unlock"); err != nil {
+		if err := s.Run("", "user", "set", "alice", "--unlock"); err != nil {
 			return err
 		}
-		return s.soon(2*time.Second, func() error {
+		return s.Soon(2*time.Second, func() error {
 			_, err := s.byPassword(fresh, s.web, "true")
-			return errors.Join(s.login("alice", s.alice, s.web), err)
+			return errors.Join(s.Login("alice", s.alice, s.web), err)
 		})
 	})
 }
 
 // passwd changes alice's password by Debian's passwd, in a session on web1.
 func (s *scene) passwd() error {
-	c := s.client.SSH(s.ctx, testenv.SSHCall{To: s.web, User: "alice", Key: s.alice, Command: "passwd"})
+	c := s.Client.SSH(s.Ctx, testenv.SSHCall{To: s.web, User: "alice", Key: s.alice, Command: "passwd"})
 	c.Stdin = strings.NewReader(password + "\n" + fresh + "\n" + fresh + "\n")
 	if out, err := c.CombinedOutput(); err != nil {
-		return said(err, string(out))
+		return site.Said(err, string(out))
 	}
 	out, err := s.byPassword(fresh, s.web, "true")
-	return errors.Join(said(err, out), s.kinit(fresh), s.bind(fresh))
+	return errors.Join(site.Said(err, out), s.kinit(fresh), s.bind(fresh))
 }
 
 // clocks moves the clocks of the KDC and the time servers by 10 minutes: to the
@@ -92,7 +93,7 @@ func (s *scene) passwd() error {
 func (s *scene) clocks() {
 	const away = "10 min"
 	s.step("clocks 10 min apart: `sekisho login` names it, no word of a wrong password", func() error {
-		if err := s.broker.MoveClock(10 * time.Minute); err != nil {
+		if err := s.Broker.MoveClock(10 * time.Minute); err != nil {
 			return err
 		}
 		err := s.onClient(fresh+"\n", "sekisho", "login", "alice", "--password-file", "-")
@@ -102,29 +103,29 @@ func (s *scene) clocks() {
 		return nil
 	})
 	s.step("and the door does: \"this host's clock is 10 min 0 s behind\"", func() error {
-		return s.soon(20*time.Second, func() error {
+		return s.Soon(20*time.Second, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
 			if err == nil || !strings.Contains(out, "this host's clock is 10 min 0 s behind") {
-				return said(fmt.Errorf("the door says otherwise: %w", err), out)
+				return site.Said(fmt.Errorf("the door says otherwise: %w", err), out)
 			}
 			return nil
 		})
 	})
 	s.step("`sekisho why` and `doctor` say it too; alice's key still opens web1", func() error {
-		out, _ := s.web.Command(s.ctx, "/usr/local/bin/sekisho", "why", "alice", "pam", s.web.Name).CombinedOutput()
-		doctor, err := s.web.Command(s.ctx, "/usr/local/bin/sekisho", "doctor").CombinedOutput()
-		if exitCode(err) != 1 || !strings.Contains(string(out), away) || !strings.Contains(string(doctor), away) {
-			return said(fmt.Errorf("doctor ends with %v", err), string(out)+string(doctor))
+		out, _ := s.web.Command(s.Ctx, "/usr/local/bin/sekisho", "why", "alice", "pam", s.web.Name).CombinedOutput()
+		doctor, err := s.web.Command(s.Ctx, "/usr/local/bin/sekisho", "doctor").CombinedOutput()
+		if site.ExitCode(err) != 1 || !strings.Contains(string(out), away) || !strings.Contains(string(doctor), away) {
+			return site.Said(fmt.Errorf("doctor ends with %v", err), string(out)+string(doctor))
 		}
-		return s.login("alice", s.alice, s.web)
+		return s.Login("alice", s.alice, s.web)
 	})
 	s.step("the clocks are mended: passwords and tickets work again", func() error {
-		if err := s.broker.MoveClock(0); err != nil {
+		if err := s.Broker.MoveClock(0); err != nil {
 			return err
 		}
-		return s.soon(30*time.Second, func() error {
+		return s.Soon(30*time.Second, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
-			return said(err, out)
+			return site.Said(err, out)
 		})
 	})
 }
@@ -132,28 +133,28 @@ func (s *scene) clocks() {
 // noKDC kills the KDC, and keeps its keeper from starting it again.
 func (s *scene) noKDC() {
 	s.step("the KDC is killed, and stays dead: alice's key still opens web1", func() error {
-		if err := s.sekishod[s.broker].Signal(syscall.SIGSTOP); err != nil {
+		if err := s.Sekishod(s.Broker).Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
-		if err := s.broker.Command(s.ctx, "pkill", "-KILL", "-x", "krb5kdc").Run(); err != nil {
+		if err := s.Broker.Command(s.Ctx, "pkill", "-KILL", "-x", "krb5kdc").Run(); err != nil {
 			return err
 		}
-		return s.login("alice", s.alice, s.web)
+		return s.Login("alice", s.alice, s.web)
 	})
 	s.step("her password is not called wrong: \"could not be found out\"", func() error {
 		out, err := s.byPassword(fresh, s.web, "true")
 		if err == nil || !strings.Contains(out, "could not be found out") {
-			return said(fmt.Errorf("sshd says otherwise: %w", err), out)
+			return site.Said(fmt.Errorf("sshd says otherwise: %w", err), out)
 		}
 		return nil
 	})
 	s.step("the KDC is back: she signs in by password, nothing else was restarted", func() error {
-		if err := s.sekishod[s.broker].Signal(syscall.SIGCONT); err != nil {
+		if err := s.Sekishod(s.Broker).Signal(syscall.SIGCONT); err != nil {
 			return err
 		}
-		return s.soon(20*time.Second, func() error {
+		return s.Soon(20*time.Second, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
-			return said(err, out)
+			return site.Said(err, out)
 		})
 	})
 }
@@ -161,52 +162,44 @@ func (s *scene) noKDC() {
 // onClient runs a command as root on the client's machine, with alice's
 // credential cache.
 func (s *scene) onClient(stdin, name string, args ...string) error {
-	c := s.client.Command(s.ctx, name, args...)
+	c := s.Client.Command(s.Ctx, name, args...)
 	c.Env = append(c.Env, "KRB5CCNAME=FILE:/root/alice.cc")
 	c.Stdin = strings.NewReader(stdin)
 	out, err := c.CombinedOutput()
-	return said(err, string(out))
+	return site.Said(err, string(out))
 }
 
 func (s *scene) kinit(password string) error { return s.onClient(password+"\n", "kinit", "alice") }
 
 // bind is ldapwhoami as alice.
 func (s *scene) bind(password string) error {
-	if err := s.client.WriteFile("/root/password", []byte(password), 0o600); err != nil {
+	if err := s.Client.WriteFile("/root/password", []byte(password), 0o600); err != nil {
 		return err
 	}
-	c := s.client.Command(s.ctx, "ldapwhoami", "-x", "-H", "ldaps://"+s.broker.FQDN, "-D", "uid=alice,ou=people,dc=sekisho,dc=internal", "-y", "/root/password")
+	c := s.Client.Command(s.Ctx, "ldapwhoami", "-x", "-H", "ldaps://"+s.Broker.FQDN, "-D", "uid=alice,ou=people,dc=sekisho,dc=internal", "-y", "/root/password")
 	c.Env = append(c.Env, "LDAPTLS_CACERT=/root/ca.crt")
 	out, err := c.CombinedOutput()
-	return said(err, string(out))
+	return site.Said(err, string(out))
 }
 
 // byTicket is an ssh that has nothing but the ticket in alice's cache.
 func (s *scene) byTicket(to *testenv.Host) error {
-	c := s.client.SSH(s.ctx, testenv.SSHCall{To: to, User: "alice", Command: "id -un", Options: []string{
+	c := s.Client.SSH(s.Ctx, testenv.SSHCall{To: to, User: "alice", Command: "id -un", Options: []string{
 		"GSSAPIAuthentication=yes", "PreferredAuthentications=gssapi-with-mic"}})
 	c.Env = append(c.Env, "KRB5CCNAME=FILE:/root/alice.cc")
 	out, err := c.CombinedOutput()
-	return said(err, string(out))
+	return site.Said(err, string(out))
 }
 
 // byPassword is an ssh that is asked for the password, and gives it.
 func (s *scene) byPassword(password string, to *testenv.Host, command string) (string, error) {
 	script := "#!/bin/sh\nprintf '%s\\n' '" + password + "'\n"
-	if err := s.client.WriteFile("/root/askpass", []byte(script), 0o700); err != nil {
+	if err := s.Client.WriteFile("/root/askpass", []byte(script), 0o700); err != nil {
 		return "", err
 	}
-	c := s.client.SSH(s.ctx, testenv.SSHCall{To: to, User: "alice", Command: command, Options: []string{
+	c := s.Client.SSH(s.Ctx, testenv.SSHCall{To: to, User: "alice", Command: command, Options: []string{
 		"BatchMode=no", "PreferredAuthentications=keyboard-interactive", "NumberOfPasswordPrompts=1"}})
 	c.Env = append(c.Env, "SSH_ASKPASS=/root/askpass", "SSH_ASKPASS_REQUIRE=force", "DISPLAY=none")
 	out, err := c.CombinedOutput()
 	return string(out), err
-}
-
-// said adds a program's words to its error.
-func said(err error, out string) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %s", err, strings.TrimSpace(out))
 }

@@ -1,28 +1,28 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"syscall"
 	"time"
 
 	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/site"
 )
 
 // tell is the story: each step is against the unmodified program.
-func (s *scene) tell(w *testenv.World) {
-	ready := s.step("four machines: broker, web1, db1, client", func() error { return s.hosts(w) }) &&
-		s.step("broker: sekishod with an embedded realm (slapd and a KDC), first start", s.realm) &&
+func (s *scene) tell() {
+	ready := s.step("four machines: broker, web1, db1, client", s.machines) &&
+		s.step("broker: sekishod with an embedded realm (slapd and a KDC), first start", s.StartRealm) &&
 		s.step("web1 and db1 join by `sekisho host enrol`: NSS, PAM, sshd, Kerberos", func() error {
-			return errors.Join(s.join(s.web), s.join(s.db))
+			return errors.Join(s.Join(s.web), s.Join(s.db))
 		}) &&
 		s.step("sekisho user, key, group and rule add: alice, bob, who may where", s.people)
 	if !ready {
 		return
 	}
-	s.step("alice logs in to web1 by the key that LDAP holds", func() error { return s.login("alice", s.alice, s.web) })
-	s.step("bob, who has a key too, is refused: no rule lets him", func() error { return s.refused("bob", s.bob, s.web) })
+	s.step("alice logs in to web1 by the key that LDAP holds", func() error { return s.Login("alice", s.alice, s.web) })
+	s.step("bob, who has a key too, is refused: no rule lets him", func() error { return s.Refused("bob", s.bob, s.web) })
 	s.step("`sekisho why bob keys web1` on web1 says so, and what would help", func() error {
 		return s.why(s.web, "bob", 1, "no-rule", "group set ops --add bob")
 	})
@@ -31,6 +31,7 @@ func (s *scene) tell(w *testenv.World) {
 	})
 	s.keyAndGroup()
 	s.signOn()
+	s.leaveAtOnce()
 	s.clocks()
 	s.noKDC()
 	s.outages()
@@ -43,7 +44,7 @@ const password = "correct horse battery"
 // people makes alice and bob, nested groups and one rule.
 func (s *scene) people() error {
 	for name, data := range map[string]string{"alice.pub": string(s.alice.Public), "bob.pub": string(s.bob.Public)} {
-		if err := s.broker.WriteFile("/root/"+name, []byte(data), 0o600); err != nil {
+		if err := s.Broker.WriteFile("/root/"+name, []byte(data), 0o600); err != nil {
 			return err
 		}
 	}
@@ -57,83 +58,46 @@ func (s *scene) people() error {
 		{"", []string{"group", "add", "ops", "--add-group", "admins"}},
 		{"", []string{"rule", "add", "operators", "--subject", "group:ops", "--door", "keys", "--door", "pam", "--target", "host:*"}},
 	} {
-		if err := s.sekisho(c.stdin, c.args...); err != nil {
+		if err := s.Run(c.stdin, c.args...); err != nil {
 			return err
 		}
 	}
 	// The hosts hear of it by themselves.
-	return s.soon(5*time.Second, func() error { return s.why(s.web, "alice", 0) })
+	return s.Soon(5*time.Second, func() error { return s.why(s.web, "alice", 0) })
 }
 
 // keyAndGroup takes away a key, then a group, and gives them back.
 func (s *scene) keyAndGroup() {
 	s.step("alice's key is removed from LDAP: her next login is refused", func() error {
-		if err := s.sekisho("", "key", "rm", "alice", "alice@client"); err != nil {
+		if err := s.Run("", "key", "rm", "alice", "alice@client"); err != nil {
 			return err
 		}
-		return s.soon(2*time.Second, func() error { return s.refused("alice", s.alice, s.web) })
+		return s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) })
 	})
 	s.step("the key is put back: she gets in again", func() error {
-		if err := s.sekisho("", "key", "add", "alice", "/root/alice.pub"); err != nil {
+		if err := s.Run("", "key", "add", "alice", "/root/alice.pub"); err != nil {
 			return err
 		}
-		return s.soon(2*time.Second, func() error { return s.login("alice", s.alice, s.web) })
+		return s.Soon(2*time.Second, func() error { return s.Login("alice", s.alice, s.web) })
 	})
 	s.step("alice is taken out of a group inside the rule's group: refused", func() error {
-		if err := s.sekisho("", "group", "set", "admins", "--remove", "alice"); err != nil {
+		if err := s.Run("", "group", "set", "admins", "--remove", "alice"); err != nil {
 			return err
 		}
-		return s.soon(2*time.Second, func() error { return s.refused("alice", s.alice, s.web) })
+		return s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) })
 	})
 	s.step("and put back: she gets in again", func() error {
-		if err := s.sekisho("", "group", "set", "admins", "--add", "alice"); err != nil {
+		if err := s.Run("", "group", "set", "admins", "--add", "alice"); err != nil {
 			return err
 		}
-		return s.soon(2*time.Second, func() error { return s.login("alice", s.alice, s.web) })
+		return s.Soon(2*time.Second, func() error { return s.Login("alice", s.alice, s.web) })
 	})
-}
-
-// status is what the story reads of `sekisho status --json`.
-type status struct {
-	Sync struct {
-		State string  `json:"state"`
-		Age   float64 `json:"age_seconds"`
-	} `json:"sync"`
-	Realm []struct {
-		Name string `json:"name"`
-		PID  int    `json:"pid"`
-	} `json:"realm"`
-}
-
-func (s *scene) status(h *testenv.Host) (st status, err error) {
-	out, err := h.Command(s.ctx, "/usr/local/bin/sekisho", "status", "--json").Output()
-	if err != nil {
-		return st, fmt.Errorf("sekisho status: %w", err)
-	}
-	if err := json.Unmarshal(out, &st); err != nil {
-		return st, fmt.Errorf("sekisho status: %w: %s", err, out)
-	}
-	return st, nil
-}
-
-// slapd signals the broker's slapd, by the pid in its own namespace.
-func (s *scene) slapd(sig syscall.Signal) error {
-	st, err := s.status(s.broker)
-	if err != nil {
-		return err
-	}
-	for _, c := range st.Realm {
-		if c.Name == "slapd" && c.PID > 0 {
-			return s.broker.Command(s.ctx, "kill", fmt.Sprintf("-%d", sig), fmt.Sprint(c.PID)).Run()
-		}
-	}
-	return errors.New("sekisho status names no slapd")
 }
 
 // aged waits until web1 says that its snapshot is at least d old.
 func (s *scene) aged(d time.Duration) error {
-	return s.soon(d+20*time.Second, func() error {
-		st, err := s.status(s.web)
+	return s.Soon(d+20*time.Second, func() error {
+		st, err := s.Status(s.web)
 		if err == nil && st.Sync.Age < d.Seconds() {
 			err = fmt.Errorf("the snapshot's age is %.1f s", st.Sync.Age)
 		}
@@ -143,8 +107,8 @@ func (s *scene) aged(d time.Duration) error {
 
 // live waits until web1 follows the directory.
 func (s *scene) live(d time.Duration) error {
-	return s.soon(d, func() error {
-		st, err := s.status(s.web)
+	return s.Soon(d, func() error {
+		st, err := s.Status(s.web)
 		if err == nil && st.Sync.State != "live" {
 			err = fmt.Errorf("the sync is %s, the snapshot %.0f s old", st.Sync.State, st.Sync.Age)
 		}
@@ -155,10 +119,10 @@ func (s *scene) live(d time.Duration) error {
 // outages take the directory away in four ways.
 func (s *scene) outages() {
 	s.step("slapd hangs (SIGSTOP): alice still gets in, and nothing waits for it", func() error {
-		if err := s.slapd(syscall.SIGSTOP); err != nil {
+		if err := s.Signal("slapd", syscall.SIGSTOP); err != nil {
 			return err
 		}
-		return s.login("alice", s.alice, s.web)
+		return s.Login("alice", s.alice, s.web)
 	})
 	s.step("and the answer's age shows", func() error {
 		if err := s.aged(3 * time.Second); err != nil {
@@ -167,31 +131,31 @@ func (s *scene) outages() {
 		return s.why(s.web, "alice", 0, "snapshot")
 	})
 	s.step("slapd is killed (SIGKILL): alice still gets in", func() error {
-		if err := s.slapd(syscall.SIGKILL); err != nil {
+		if err := s.Signal("slapd", syscall.SIGKILL); err != nil {
 			return err
 		}
-		return s.login("alice", s.alice, s.web)
+		return s.Login("alice", s.alice, s.web)
 	})
 	s.step("sekishod has started slapd again, and web1 has caught up", func() error {
 		return s.live(30 * time.Second)
 	})
 	s.step("broker off the network, sekishod on web1 killed (-9) and started again", func() error {
-		if err := s.broker.Partition(); err != nil {
+		if err := s.Broker.Partition(); err != nil {
 			return err
 		}
-		s.sekishod[s.web].Kill()
-		return s.start(s.web)
+		s.Sekishod(s.web).Kill()
+		return s.Start(s.web)
 	})
-	s.step("alice gets in, from the last good snapshot", func() error { return s.login("alice", s.alice, s.web) })
+	s.step("alice gets in, from the last good snapshot", func() error { return s.Login("alice", s.alice, s.web) })
 	s.step("its answer says how old it is", func() error {
-		if st, err := s.status(s.web); err != nil || st.Sync.State == "live" {
+		if st, err := s.Status(s.web); err != nil || st.Sync.State == "live" {
 			return errors.Join(err, fmt.Errorf("the sync is %s without a network", st.Sync.State))
 		}
 		return s.aged(3 * time.Second)
 	})
-	s.step("and bob does not get in", func() error { return s.refused("bob", s.bob, s.web) })
+	s.step("and bob does not get in", func() error { return s.Refused("bob", s.bob, s.web) })
 	s.step("broker back on the network: web1 follows again", func() error {
-		if err := s.broker.Heal(); err != nil {
+		if err := s.Broker.Heal(); err != nil {
 			return err
 		}
 		return s.live(60 * time.Second)
