@@ -6,7 +6,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sekisho/sekisho/testenv"
 	"github.com/sekisho/sekisho/testenv/site"
 )
 
