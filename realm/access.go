@@ -20,6 +20,7 @@ func accessRules(l Layout) []access {
 		broker   = fmt.Sprintf("dn.exact=%q", l.Sekishod())
 		kdc      = fmt.Sprintf("dn.exact=%q", l.kdc())
 		passwd   = fmt.Sprintf("dn.exact=%q", l.passwd())
+		codes    = fmt.Sprintf("dn.exact=%q", l.Codes())
 		services = fmt.Sprintf("dn.onelevel=%q", l.Services())
 		people   = fmt.Sprintf("dn.onelevel=%q", l.People())
 		person   = fmt.Sprintf("to dn.onelevel=%q ", l.People())
@@ -40,9 +41,15 @@ func accessRules(l Layout) []access {
 			passwd + " write", services + " read", "self read"}},
 
 		// Seeds of one-time codes and old password hashes are slapd's own. Its overlays
-		// reach them without asking.
-		{"to attrs=oathSecret,oathHOTPCounter,oathTOTPLastTimeStep,oathLastFailure,oathLastLogin,pwdHistory", nil},
-		{subtree(l.OTP()), nil},
+		// reach them without asking. The identity that checks codes reads a token, raises
+		// its last step, and takes recovery codes away, but can add none. Who has a token
+		// is nobody else's business.
+		{"to attrs=oathHOTPCounter,oathLastFailure,oathLastLogin,pwdHistory", nil},
+		{"to attrs=oathSecret", []string{codes + " read"}},
+		{"to attrs=oathTOTPLastTimeStep", []string{codes + " write"}},
+		{"to attrs=sekishoRecoveryCode", []string{codes + " =zrscd"}},
+		{"to attrs=oathTOTPToken,oathHOTPToken", []string{codes + " read"}},
+		{subtree(l.OTP()), []string{codes + " read"}},
 
 		// When sign-ins failed is told to nobody; that an account is locked, to those
 		// who must refuse it, and to itself.

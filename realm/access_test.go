@@ -126,7 +126,7 @@ func TestReadRights(t *testing.T) {
 		{bob, "krbPrincipalKey", "root kdc passwd"},
 		{alice, "krbExtraData", "root kdc passwd"},
 		{ticket, "krbPrincipalKey", "root kdc"},
-		{"cn=tok," + lay.OTP(), "oathSecret", "root"},
+		{"cn=tok," + lay.OTP(), "oathSecret", "root"}, // and codes: TestCodesRights
 		{"cn=tok," + lay.OTP(), "cn", "root"},
 		{bob, "pwdFailureTime", "root"},
 		// The state of accounts: for those who must refuse, and for oneself.

@@ -131,6 +131,9 @@ func (m maker) derive(ctx context.Context) error {
 	if err := m.keepKeytabs(ctx, f); err != nil {
 		return err
 	}
+	if err := m.keepCodes(ctx, f); err != nil {
+		return err
+	}
 	for path, text := range map[string]string{
 		f.kdcConf:   kdcConf(m.c, f),
 		f.kdcKrb5:   krb5Conf(m.c, ""),

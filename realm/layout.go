@@ -79,5 +79,9 @@ func (l Layout) Sekishod() string { return l.ServiceDN("sekishod") }
 func (l Layout) kdc() string    { return l.ServiceDN("kdc") }
 func (l Layout) passwd() string { return l.ServiceDN("passwd") }
 
+// Codes is the identity by which sekishod checks one-time codes: it alone reads
+// their secrets. Its password is Realm.CodesPassword.
+func (l Layout) Codes() string { return l.ServiceDN("codes") }
+
 // servicePolicy is the password policy of service accounts.
 func (l Layout) servicePolicy() string { return "cn=services," + l.Policies() }
