@@ -2,11 +2,43 @@ package audit
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sekisho/sekisho/broker"
+)
+
+const (
+	// sealLines and sealAge: a seal is written with the next records when as many
+	// lines stand unsealed, and by itself when one has stood so long.
+	sealLines = 1000
+	sealAge   = time.Second
+
+	// slowBytes may be queued before refusals wait for the disk too, and
+	// mostBytes and mostRecords are the end.
+	slowBytes   = 1 << 20
+	mostBytes   = 4 << 20
+	mostRecords = 1 << 14
+	// maxBatch is more than one write ever has: each record gets some 250 bytes
+	// more, and seal, gap, voids and mends come with them.
+	maxBatch = mostBytes + (mostRecords+4096)*512
+
+	defaultWait = 5 * time.Second
+	retryEvery  = 250 * time.Millisecond
+)
+
+// What keeps a grant's record off the disk, besides what the disk says.
+var (
+	// ErrClosed: the Log is closed.
+	ErrClosed = errors.New("the audit record is closed")
+	// ErrFull: more waits to be written than may.
+	ErrFull = errors.New("too much waits for the audit record's disk")
+	// ErrSlow: the disk did not answer in time.
+	ErrSlow = errors.New("the audit record's disk does not answer in time")
 )
 
 // Config is what a Log is made of.
@@ -31,8 +63,75 @@ type Config struct {
 	Log *logrus.Entry
 }
 
+func (c *Config) validate() error {
+	if c.Dir == "" || c.Host == "" || c.FileSize <= 0 || c.Keep < 0 || c.Wait < 0 || c.Log == nil {
+		return errors.New("audit: Dir, Host, FileSize and Log must be set, and nothing be below zero")
+	}
+	if c.Wait == 0 {
+		c.Wait = defaultWait
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return nil
+}
+
 // Log writes the record. It is safe for any number of goroutines.
-type Log struct{ c Config }
+type Log struct {
+	c    Config // immutable
+	key  string // the public key; immutable
+	wake chan struct{}
+	done chan struct{} // closed when run has ended
+	stop chan struct{} // closed by Close
+
+	held   *os.File // the lock on the folder; run's
+	disk   disk     // run's
+	syslog *syslog  // run's; nil: none
+	seal   sealing  // run's
+	old    expiry   // run's
+	buf    []byte   // run's
+
+	mu       sync.Mutex
+	next     *batch    // guarded by mu: what is queued
+	busy     time.Time // guarded by mu: since when run is at the disk; zero: it is not
+	err      error     // guarded by mu: why the last write failed; nil: it did not
+	closed   bool      // guarded by mu
+	missing  missing   // guarded by mu: what is to be told of records that were not written
+	voids    []uint64  // guarded by mu: decisions that are to be taken back
+	status   Status    // guarded by mu
+	closeErr error     // set before done is closed
+}
+
+// batch is what is written and synced together.
+type batch struct {
+	body    []byte  // the records' fields, one after the other
+	entries []entry // where each begins
+	taken   chan struct{}
+	done    chan struct{}
+	err     error // set before done is closed
+	late    []int // entries nobody waits for any more; guarded by Log.mu
+}
+
+// entry is one record that is to be.
+type entry struct {
+	at    time.Time
+	kind  Kind
+	start int
+	waits bool   // somebody waits for it
+	void  bool   // nobody does any more, and it was not begun
+	seq   uint64 // once it is written
+}
+
+func newBatch() *batch { return &batch{taken: make(chan struct{}), done: make(chan struct{})} }
+
+// missing is what a gap record tells.
+type missing struct {
+	grants, lost uint64
+	why          string
+	failed       bool // a write did
+}
+
+func (m missing) none() bool { return m.grants == 0 && m.lost == 0 && !m.failed }
 
 // Status is how a Log is doing.
 type Status struct {
@@ -51,23 +150,169 @@ type Status struct {
 	Key string
 }
 
-// Open begins to write in c.Dir, after what is there.
-func Open(c Config) (*Log, error) { return nil, errors.New("audit: not yet there") }
+var writers = sync.Pool{New: func() any { return &writer{b: make([]byte, 0, 1024)} }}
+
+// add hands w's fields to run, and gives w back.
+func (l *Log) add(kind Kind, w *writer, wait bool) error {
+	err := l.enqueue(kind, w.b, wait)
+	if cap(w.b) < 64<<10 {
+		w.b = w.b[:0]
+		writers.Put(w)
+	}
+	return err
+}
 
 // Decision records a decision. For a grant it returns when that is on the disk;
 // an error says that it may not be given. Another is queued, and the error is
 // that of an earlier write if none has succeeded since.
-func (l *Log) Decision(q broker.Request, d broker.Decision) error { return errors.New("not yet there") }
+func (l *Log) Decision(q broker.Request, d broker.Decision) error {
+	w := writers.Get().(*writer)
+	w.decision(q, d)
+	return l.add(KindDecision, w, d.Outcome == broker.Allow)
+}
 
 // Session records a step in a session's life: its opening is on the disk when
-// Session returns, and without that it may not begin.
-func (l *Log) Session(e broker.SessionEvent) error { return errors.New("not yet there") }
+// Session returns, and without that it may not begin. The other steps are queued.
+func (l *Log) Session(e broker.SessionEvent) error {
+	w := writers.Get().(*writer)
+	w.session(e)
+	return l.add(KindSession, w, e.Kind == broker.SessionOpened)
+}
 
 // Note records anything else.
-func (l *Log) Note(e Event) error { return errors.New("not yet there") }
+func (l *Log) Note(e Event) error {
+	w := writers.Get().(*writer)
+	w.note(e)
+	return l.add(KindNote, w, e.Sure)
+}
+
+// enqueue copies a record's fields to the queue, and waits if that is wanted.
+func (l *Log) enqueue(kind Kind, body []byte, wait bool) error {
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
+	l.mu.Lock()
+	for !wait && len(l.next.body) > slowBytes && l.err == nil && !l.closed && !l.stuck() {
+		b := l.next
+		l.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(l.c.Wait)
+		}
+		select {
+		case <-b.taken:
+		case <-timer.C:
+			return l.lose(ErrSlow, wait)
+		}
+		l.mu.Lock()
+	}
+	b := l.next
+	err := l.err
+	switch {
+	case l.closed:
+		l.mu.Unlock()
+		return ErrClosed
+	case err == nil && l.stuck():
+		err = ErrSlow
+	}
+	full := len(b.body)+len(body) > mostBytes || len(b.entries) == mostRecords
+	if full || err != nil && wait {
+		if err == nil {
+			err = ErrFull
+		}
+		l.mu.Unlock()
+		return l.lose(err, wait)
+	}
+	b.entries = append(b.entries, entry{at: l.c.Now(), kind: kind, start: len(b.body), waits: wait})
+	b.body = append(b.body, body...)
+	i := len(b.entries) - 1
+	l.mu.Unlock()
+	l.rouse()
+	if !wait {
+		return err
+	}
+	timer = time.NewTimer(l.c.Wait)
+	select {
+	case <-b.done:
+		return b.err
+	case <-timer.C:
+		return l.withdraw(b, i)
+	}
+}
+
+func (l *Log) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// stuck tells whether the disk takes longer than anybody waits. The lock is held.
+func (l *Log) stuck() bool { return !l.busy.IsZero() && time.Since(l.busy) > l.c.Wait }
+
+// lose counts a record that is not written.
+func (l *Log) lose(err error, grant bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.miss(err, grant)
+	return err
+}
+
+// miss is lose with the lock held.
+func (l *Log) miss(err error, grant bool) {
+	if grant {
+		l.missing.grants++
+	} else {
+		l.missing.lost++
+	}
+	l.missing.why = err.Error()
+}
+
+// withdraw takes a record back that nobody waits for any longer: it is left out,
+// or, when it may be on its way to the disk, another will say that it is void.
+func (l *Log) withdraw(b *batch, i int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-b.done:
+		return b.err
+	default:
+	}
+	if b == l.next {
+		b.entries[i].void = true
+		l.miss(ErrSlow, true)
+	} else {
+		b.late = append(b.late, i)
+	}
+	return ErrSlow
+}
 
 // Status is how the Log is doing.
-func (l *Log) Status() Status { return Status{} }
+func (l *Log) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.status
+	s.Key, s.Err, s.Queued = l.key, l.err, len(l.next.body)
+	if s.Err == nil && l.stuck() {
+		s.Err = ErrSlow
+	}
+	return s
+}
 
 // Close writes what is queued and a last seal. It may be called twice.
-func (l *Log) Close() error { return nil }
+func (l *Log) Close() error {
+	l.mu.Lock()
+	if !l.closed {
+		l.closed = true
+		close(l.stop)
+	}
+	l.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.closeErr
+	case <-time.After(2 * l.c.Wait):
+		return fmt.Errorf("closing the audit record: %w", ErrSlow)
+	}
+}

@@ -26,6 +26,9 @@ const (
 	KindVoid Kind = "void"
 	// KindDelete says that an old file is deleted now.
 	KindDelete Kind = "delete"
+	// KindCut says that lines which had been sealed were gone when the record was
+	// gone on with.
+	KindCut Kind = "cut"
 )
 
 // Record is one line. Fields that a kind does not have are zero. Texts longer
@@ -85,7 +88,8 @@ type Record struct {
 	At    int64  `json:"at,omitempty"`
 	Bytes int64  `json:"bytes,omitempty"`
 	Sum   string `json:"sum,omitempty"`
-	// Of delete: the last record in the file. Of void: the decision.
+	// Of delete: the last record in the file. Of void: the decision. Of cut: the
+	// seal that is gone.
 	Of uint64 `json:"of,omitempty"`
 	// Of gap: how many grants were refused and how many other records lost.
 	Grants uint64 `json:"grants,omitempty"`

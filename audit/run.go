@@ -1,0 +1,439 @@
+package audit
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// sealing is what is not sealed yet.
+type sealing struct {
+	lines int
+	since time.Time // when the first of them was written, by the real clock
+}
+
+func (s sealing) due() bool {
+	return s.lines >= sealLines || s.lines > 0 && time.Since(s.since) >= sealAge
+}
+
+// Open begins to write in c.Dir, after what is there. Another Log with the same
+// folder is refused.
+func Open(c Config) (_ *Log, err error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	if err := makeFolder(c.Dir); err != nil {
+		return nil, err
+	}
+	held, err := lock(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			held.Close()
+		}
+	}()
+	key, made, err := openKey(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	host := writer{}
+	host.text("host", c.Host)
+	l := &Log{c: c, key: publicOf(key), wake: make(chan struct{}, 1), done: make(chan struct{}), stop: make(chan struct{}),
+		held: held, disk: disk{dir: c.Dir, host: string(host.b), key: key, limit: c.FileSize}, next: newBatch()}
+	if err := l.disk.open(); err != nil {
+		return nil, err
+	}
+	head, err := l.disk.openHead()
+	if err != nil {
+		l.disk.close()
+		return nil, err
+	}
+	if c.Syslog != "" {
+		l.syslog = newSyslog(c.Syslog, c.Log)
+	}
+	l.status = Status{Seq: l.disk.seq, File: l.disk.name, Sealed: l.disk.lastSeal}
+	for _, a := range l.disk.asides {
+		c.Log.WithField("file", a.name).WithField("bytes", a.bytes).Warn("the audit record was cut off in the midst: what is no whole record stays aside, and the next file says so: " + a.text)
+	}
+	if head > l.disk.seq {
+		c.Log.WithField("seal", head).WithField("last", l.disk.seq).Error("sealed records are gone from the audit folder: look at sekisho audit verify")
+		w := writer{}
+		w.count("of", head)
+		w.text("text", "the seal was written, and is gone with all that followed the line before")
+		l.enter(KindCut, w.b)
+	}
+	w := writer{}
+	text := ""
+	if made {
+		text = "with a new key"
+	}
+	w.note(Event{Kind: "start", Text: text})
+	l.enter(KindNote, w.b)
+	if l.disk.seq > 0 {
+		l.seal = sealing{lines: 1, since: time.Now()}
+	}
+	go l.run()
+	l.rouse()
+	return l, nil
+}
+
+// enter queues a record of the Log's own. Only run, and Open before it, use it.
+func (l *Log) enter(kind Kind, body []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.next
+	b.entries = append(b.entries, entry{at: l.c.Now(), kind: kind, start: len(b.body)})
+	b.body = append(b.body, body...)
+}
+
+// run writes until Close.
+func (l *Log) run() {
+	defer close(l.done)
+	l.old = expiry{keep: l.c.Keep, allowed: 1, since: time.Now()}
+	tick := time.NewTimer(sealAge)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.stop:
+			l.finish()
+			return
+		default:
+		}
+		if l.work() {
+			if !l.commit() {
+				select {
+				case <-l.stop:
+				case <-time.After(retryEvery):
+				}
+			}
+			continue
+		}
+		tick.Reset(l.idle())
+		select {
+		case <-l.wake:
+		case <-tick.C:
+		case <-l.stop:
+		}
+	}
+}
+
+// work tells whether there is anything to write.
+func (l *Log) work() bool {
+	l.old.look(l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.next.entries) > 0 || len(l.voids) > 0 || !l.missing.none() || l.err != nil || l.seal.due() || len(l.disk.asides) > 0 || l.old.name != ""
+}
+
+// idle is how long there is nothing to do.
+func (l *Log) idle() time.Duration {
+	if l.seal.lines > 0 {
+		return max(0, sealAge-time.Since(l.seal.since)) + time.Millisecond
+	}
+	return time.Minute
+}
+
+// finish writes the last records and a seal of all.
+func (l *Log) finish() {
+	w := writer{}
+	w.note(Event{Kind: "stop"})
+	l.enter(KindNote, w.b)
+	ok := l.commit()
+	for tries := 0; tries < 3 && (!ok || l.work()); tries++ {
+		if !ok {
+			time.Sleep(retryEvery)
+		}
+		ok = l.commit()
+	}
+	if ok && l.disk.f != nil {
+		ok = l.commitSeal()
+	}
+	l.mu.Lock()
+	if !ok {
+		l.closeErr = fmt.Errorf("closing the audit record: %w", l.err)
+	}
+	b := l.next
+	b.err = ErrClosed
+	close(b.taken)
+	close(b.done)
+	l.next = newBatch()
+	l.mu.Unlock()
+	l.disk.close()
+	if l.syslog != nil {
+		l.syslog.close()
+	}
+	l.held.Close()
+}
+
+// take takes the queue over.
+func (l *Log) take() (b *batch, m missing, voids []uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, m, voids = l.next, l.missing, l.voids[:min(len(l.voids), 4096)]
+	m.failed = l.err != nil
+	l.next = newBatch()
+	close(b.taken)
+	l.busy = time.Now()
+	return b, m, voids
+}
+
+// commit writes all that waits, and tells whether it is on the disk.
+func (l *Log) commit() bool {
+	d := &l.disk
+	if d.full() {
+		if l.seal.lines > 0 && !l.commitSeal() {
+			return false
+		}
+		d.leave()
+		l.old.allowed += 2
+	}
+	b, m, voids := l.take()
+	if d.f == nil {
+		if err := d.begin(l.c.Now()); err != nil {
+			return l.fail(b, err)
+		}
+	}
+	now := l.c.Now()
+	out, c := l.buf[:0], d.chain
+	mends := len(d.asides)
+	for _, a := range d.asides {
+		out = d.line(out, &c, now, KindMend, a.fields())
+	}
+	sealed := 0
+	if l.seal.due() && mends == 0 {
+		out = d.line(out, &c, now, KindSeal, l.sealFields())
+		sealed = len(out)
+	}
+	if !m.none() {
+		w := writer{}
+		w.count("grants", m.grants)
+		w.count("lost", m.lost)
+		w.text("text", m.why)
+		out = d.line(out, &c, now, KindGap, w.b)
+	}
+	for _, seq := range voids {
+		w := writer{}
+		w.count("of", seq)
+		out = d.line(out, &c, now, KindVoid, w.b)
+	}
+	if l.old.name != "" {
+		out = d.line(out, &c, now, KindDelete, l.old.fields())
+	}
+	newest := now
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.void {
+			continue
+		}
+		end := len(b.body)
+		if i+1 < len(b.entries) {
+			end = b.entries[i+1].start
+		}
+		out = d.line(out, &c, e.at, e.kind, b.body[e.start:end])
+		e.seq = c.seq
+		if e.at.After(newest) {
+			newest = e.at
+		}
+	}
+	if cap(out) <= mostBytes {
+		l.buf = out
+	}
+	written := int(c.seq - d.seq)
+	if written == 0 {
+		l.succeed(b, m, voids)
+		return true
+	}
+	if err := d.write(out, c); err != nil {
+		return l.fail(b, err)
+	}
+	d.asides = d.asides[mends:]
+	if newest.After(d.newest) {
+		d.newest = newest
+	}
+	if sealed > 0 {
+		d.lastSeal = c.seq - uint64(written) + 1
+		d.keepHead(out[:sealed])
+		l.seal = sealing{}
+		written--
+	}
+	if l.seal.lines == 0 && written > 0 {
+		l.seal.since = time.Now()
+	}
+	l.seal.lines += written
+	l.succeed(b, m, voids)
+	l.old.remove(l)
+	if l.syslog != nil {
+		l.syslog.send(out)
+	}
+	return true
+}
+
+// commitSeal writes a seal alone.
+func (l *Log) commitSeal() bool {
+	d := &l.disk
+	l.mu.Lock()
+	l.busy = time.Now()
+	l.mu.Unlock()
+	c := d.chain
+	out := d.line(nil, &c, l.c.Now(), KindSeal, l.sealFields())
+	if err := d.write(out, c); err != nil {
+		return l.fail(newBatch(), err)
+	}
+	d.lastSeal = c.seq
+	d.keepHead(out)
+	l.seal = sealing{}
+	l.succeed(newBatch(), missing{}, nil)
+	if l.syslog != nil {
+		l.syslog.send(out)
+	}
+	return true
+}
+
+func (l *Log) sealFields() []byte {
+	w := writer{}
+	w.text("key", l.key)
+	return w.b
+}
+
+// fields are those of a mend.
+func (a aside) fields() []byte {
+	w := writer{}
+	w.text("text", a.text)
+	w.text("file", a.name)
+	w.number("at", a.at)
+	w.number("bytes", a.bytes)
+	w.text("sum", a.sum)
+	return w.b
+}
+
+// succeed lets those go who waited for a batch.
+func (l *Log) succeed(b *batch, m missing, voids []uint64) {
+	l.mu.Lock()
+	l.busy = time.Time{}
+	mended := l.err != nil
+	l.err = nil
+	l.missing.grants -= m.grants
+	l.missing.lost -= m.lost
+	l.voids = l.voids[len(voids):]
+	for _, i := range b.late {
+		l.voids = append(l.voids, b.entries[i].seq)
+	}
+	l.status.Seq, l.status.File, l.status.Sealed = l.disk.seq, l.disk.name, l.disk.lastSeal
+	if l.syslog != nil {
+		l.status.SyslogLost = l.syslog.lost
+	}
+	close(b.done)
+	l.mu.Unlock()
+	if mended {
+		l.c.Log.Info("the audit record can be written again")
+	}
+}
+
+// fail lets those go who waited for a batch, or for what is queued behind it:
+// their grants are refused, and not written later. All else stays queued.
+func (l *Log) fail(b *batch, err error) bool {
+	l.mu.Lock()
+	l.busy = time.Time{}
+	first := l.err == nil
+	l.err, l.missing.why = err, err.Error()
+	kept := newBatch()
+	for _, from := range []*batch{b, l.next} {
+		for i, e := range from.entries {
+			end := len(from.body)
+			if i+1 < len(from.entries) {
+				end = from.entries[i+1].start
+			}
+			body := from.body[e.start:end]
+			switch {
+			case e.void: // counted when it was withdrawn
+			case e.waits:
+				l.miss(err, true)
+			case len(kept.body)+len(body) > mostBytes || len(kept.entries) == mostRecords:
+				l.miss(err, false)
+			default:
+				e.start = len(kept.body)
+				kept.body = append(kept.body, body...)
+				kept.entries = append(kept.entries, e)
+			}
+		}
+		from.err = err
+		close(from.done)
+	}
+	close(l.next.taken)
+	l.next = kept
+	l.mu.Unlock()
+	if first {
+		l.c.Log.WithError(err).Error("the audit record cannot be written: nobody is let in until it can")
+	}
+	return false
+}
+
+// expiry deletes old files, few at a time: a clock that is years ahead for an
+// hour must not cost all of the record.
+type expiry struct {
+	keep    time.Duration
+	allowed int
+	since   time.Time // of the last hour counted
+
+	name string // the file to be deleted now; empty: none
+	last uint64 // the last record in it
+	sum  string // of its last line
+}
+
+// look picks the next file that is too old.
+func (x *expiry) look(l *Log) {
+	if x.keep == 0 || x.name != "" {
+		return
+	}
+	if time.Since(x.since) >= time.Hour {
+		x.since, x.allowed = time.Now(), x.allowed+1
+	}
+	if x.allowed == 0 {
+		return
+	}
+	x.allowed--
+	all, err := files(l.c.Dir)
+	if err != nil || len(all) < 2 || all[0].name == l.disk.name || !all[1].time.Before(l.c.Now().Add(-x.keep)) {
+		return
+	}
+	next, err := os.Open(filepath.Join(l.c.Dir, all[1].name))
+	if err != nil {
+		return
+	}
+	defer next.Close()
+	line, err := newHeadLines(next).next()
+	if err != nil {
+		return
+	}
+	h, err := parse(line)
+	if err != nil {
+		l.c.Log.WithField("file", all[1].name).Error("an old audit file is not deleted, because the one after it is damaged: look at sekisho audit verify")
+		return
+	}
+	x.name, x.last, x.sum = all[0].name, h.seq-1, h.prev
+}
+
+func (x *expiry) fields() []byte {
+	w := writer{}
+	w.text("file", x.name)
+	w.text("sum", x.sum)
+	w.count("of", x.last)
+	return w.b
+}
+
+// remove deletes the file, now that the record says so.
+func (x *expiry) remove(l *Log) {
+	if x.name == "" {
+		return
+	}
+	e := l.c.Log.WithField("file", x.name).WithField("last", x.last)
+	if err := os.Remove(filepath.Join(l.c.Dir, x.name)); err != nil {
+		e.WithError(err).Error("an audit file that is too old cannot be deleted")
+	} else {
+		e.Info("an audit file that was too old is deleted")
+	}
+	x.name = ""
+}
