@@ -110,11 +110,13 @@ func (s *scene) leaveAtOnce() {
 	})
 	s.brokerDies(bob)
 	s.revoke(bob)
-	s.step("bob is still there; he logs out, and no session is left", func() error {
+	s.step("bob is still there; `sekisho kill` ends his session too, and none is left", func() error {
 		if !bob.Ended().IsZero() {
 			return fmt.Errorf("he is not: %s", bob.Text())
 		}
-		bob.Leave()
+		if err := s.Run("", "kill", "bob"); err != nil {
+			return err
+		}
 		return s.Known(s.Broker, "bob", 0)
 	})
 	s.audit()

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"syscall"
 	"time"
-
-	"github.com/sekisho/sekisho/testenv/site"
 )
 
 // tell is the story: each step is against the unmodified program.

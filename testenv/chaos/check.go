@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/site"
+)
+
+// settle is how long the last ends may take.
+const settle = 10 * time.Second
+
+// check looks at the site after a storm.
+func (s *storm) check() error {
+	if err := s.Soon(settle, s.nobodyInside); err != nil {
+		return err
+	}
+	if err := s.Soon(settle, s.sessionsAreTrue); err != nil {
+		return err
+	}
+	return s.auditIsWhole()
+}
+
+// nobodyInside: who may not log in has no process anywhere.
+func (s *storm) nobodyInside() error {
+	for _, p := range s.people {
+		if p.in {
+			continue
+		}
+		for _, h := range s.Hosts {
+			if out, err := h.Command(s.Ctx, "pgrep", "-a", "-u", p.name).Output(); err == nil {
+				return fmt.Errorf("%w: %s on %s: %s", errInside, p.name, h.Name, out)
+			}
+		}
+	}
+	return nil
+}
+
+// sessionsAreTrue: each ssh that lives has its session, on its host and on the
+// broker, and there are no others.
+func (s *storm) sessionsAreTrue() error {
+	s.mu.Lock()
+	live := map[string]int{}
+	for _, l := range s.lives {
+		if l.Ended().IsZero() {
+			live[l.User+"@"+l.On.Name]++
+		}
+	}
+	s.mu.Unlock()
+	for at, where := range map[*testenv.Host][]*testenv.Host{s.Broker: s.Hosts, s.Hosts[0]: s.Hosts[:1], s.Hosts[1]: s.Hosts[1:]} {
+		all, err := s.Sessions(at, "")
+		if err != nil {
+			return err
+		}
+		if err := s.same(live, all, where); err != nil {
+			return fmt.Errorf("%s: %w", at.Name, err)
+		}
+	}
+	return nil
+}
+
+// same compares what lives with what is known of some hosts.
+func (s *storm) same(live map[string]int, all []site.Session, where []*testenv.Host) error {
+	known, ids := map[string]int{}, map[string]bool{}
+	for _, k := range all {
+		if ids[k.ID] {
+			return fmt.Errorf("session %s is there twice", k.ID)
+		}
+		ids[k.ID] = true
+		name, _, _ := strings.Cut(k.Host, ".")
+		known[k.User+"@"+name]++
+	}
+	var errs []error
+	for _, h := range where {
+		for _, p := range s.people {
+			who := p.name + "@" + h.Name
+			if live[who] != known[who] {
+				errs = append(errs, fmt.Errorf("%s: %d live, %d known", who, live[who], known[who]))
+			}
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
+}
+
+// auditIsWhole: on every machine.
+func (s *storm) auditIsWhole() error {
+	for _, h := range s.All() {
+		if out, err := h.Command(s.Ctx, site.Sekisho, "audit", "verify").CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", h.Name, err, out)
+		}
+	}
+	return nil
+}
