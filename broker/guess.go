@@ -53,6 +53,7 @@ const (
 	// maxCounters bounds the counters of each kind.
 	maxCounters = 1 << 15
 	sweepEvery  = time.Minute
+	sweepKnown  = time.Hour
 )
 
 // GuessConfig is what Guesses are made of.
@@ -97,14 +98,15 @@ func (c GuessConfig) validate() error {
 type Guesses struct {
 	c GuessConfig // immutable after NewGuesses
 
-	mu       sync.Mutex // guards all below
-	counters map[GuessKind]map[string]*counter
-	known    knownGood
-	flights  *list.List                    // of *flight, the oldest first
-	flying   map[flightKey][]*list.Element // those of flights by whose they are
-	dirty    map[*counter]struct{}         // to be shared
-	learned  map[knownKey]struct{}         // to be shared
-	swept    time.Time
+	mu         sync.Mutex // guards all below
+	counters   map[GuessKind]map[string]*counter
+	known      knownGood
+	flights    *list.List                    // of *flight, the oldest first
+	flying     map[flightKey][]*list.Element // those of flights by whose they are
+	dirty      map[*counter]struct{}         // to be shared
+	learned    map[knownKey]struct{}         // to be shared
+	swept      time.Time
+	knownSwept time.Time
 }
 
 // NewGuesses makes Guesses that have counted nothing; the error names what is
@@ -127,9 +129,10 @@ func NewGuesses(c GuessConfig) (*Guesses, error) {
 func (g *Guesses) Take(ctx context.Context, a Attempt) Allowance {
 	k := keyOf(a)
 	var late <-chan time.Time
+	var turn *waiter
 	for {
-		al, turn := g.take(k)
-		if turn == nil {
+		var al Allowance
+		if al, turn = g.take(k, turn); turn == nil {
 			return al
 		}
 		if late == nil {
@@ -148,8 +151,9 @@ func (g *Guesses) Take(ctx context.Context, a Attempt) Allowance {
 	}
 }
 
-// take is one look at the budgets. A waiter is whom to wait as.
-func (g *Guesses) take(k flightKey) (Allowance, *waiter) {
+// take is one look at the budgets; turn is who was woken for it, or nil. What it
+// returns is whom to wait as.
+func (g *Guesses) take(k flightKey, turn *waiter) (Allowance, *waiter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.c.Now()
@@ -157,16 +161,11 @@ func (g *Guesses) take(k flightKey) (Allowance, *waiter) {
 	known := g.known.has(k.user, k.source, now, g.c.KnownGood)
 	var until time.Time
 	var full *counter
-	var all []*counter
 	for _, b := range g.budgets(k, known) {
 		c := g.counters[b.kind][b.name]
 		if c == nil {
-			if c = g.add(b.kind, b.name, now); c == nil { // no memory for it
-				until = now.Add(g.c.LongestWait)
-				continue
-			}
+			continue // nothing was counted
 		}
-		all = append(all, c)
 		switch room, at := g.room(c, now); room {
 		case roomNone:
 			until = later(until, at)
@@ -174,17 +173,43 @@ func (g *Guesses) take(k flightKey) (Allowance, *waiter) {
 			full = c
 		}
 	}
-	if !until.IsZero() {
-		return Allowance{Until: until}, nil
+	if until.IsZero() && full == nil && !g.fly(k, known, now) { // no memory for it
+		until = now.Add(g.c.LongestWait)
 	}
-	if full != nil {
+	switch {
+	case !until.IsZero():
+		turn.pass()
+		return Allowance{Until: until}, nil
+	case full != nil:
+		if turn != nil && turn.c != full {
+			turn.pass()
+		}
 		return Allowance{}, full.wait()
 	}
-	for _, c := range all {
-		c.flying++
+	return Allowance{OK: true}, nil
+}
+
+// fly has an attempt counted as one that is let through; only now do counters
+// come to be. False: there are too many. mu is held.
+func (g *Guesses) fly(k flightKey, known bool, now time.Time) bool {
+	var all []*counter
+	for _, b := range g.budgets(k, known) {
+		c := g.counters[b.kind][b.name]
+		if c == nil {
+			c = g.add(b.kind, b.name, now)
+		}
+		if c == nil {
+			for _, c := range all {
+				c.flying--
+				g.drop(c, now)
+			}
+			return false
+		}
+		c.flying++ // it is not dropped from here on
+		all = append(all, c)
 	}
 	g.flying[k] = append(g.flying[k], g.flights.PushBack(&flight{key: k, known: known, at: now}))
-	return Allowance{OK: true}, nil
+	return true
 }
 
 // Settle says how an attempt came out that Take has let through. Allow: the

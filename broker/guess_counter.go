@@ -2,6 +2,7 @@ package broker
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -45,24 +46,38 @@ func (c *counter) wait() *waiter {
 	return w
 }
 
-// wake lets those who wait look again. All of them: each finds room or finds
-// that there is none.
+// wake lets the first of those who wait look again: a unit may be free. Who does
+// not take it passes it on.
 func (c *counter) wake() {
-	for _, w := range c.waiting {
-		close(w.woken)
+	if len(c.waiting) > 0 {
+		close(c.waiting[0].woken)
+		c.waiting[0] = nil
+		c.waiting = c.waiting[1:]
 	}
-	c.waiting = nil
+}
+
+// wakeAll lets all of them look.
+func (c *counter) wakeAll() {
+	for len(c.waiting) > 0 {
+		c.wake()
+	}
+}
+
+// pass is for a waiter who was woken and takes no unit of his counter.
+func (w *waiter) pass() {
+	if w != nil {
+		w.c.wake()
+	}
 }
 
 // leave is for a waiter who gives up.
 func (g *Guesses) leave(w *waiter) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, o := range w.c.waiting {
-		if o == w {
-			w.c.waiting = append(w.c.waiting[:i], w.c.waiting[i+1:]...)
-			break
-		}
+	if i := slices.Index(w.c.waiting, w); i >= 0 {
+		w.c.waiting = slices.Delete(w.c.waiting, i, i+1)
+	} else { // woken just now
+		w.pass()
 	}
 	g.drop(w.c, g.c.Now())
 }
@@ -146,7 +161,7 @@ func (g *Guesses) add(kind GuessKind, name string, now time.Time) *counter {
 // evict takes out a counter that counts for less than a fresh one will: nobody's
 // limit is flushed by filling the memory with others. Of some, the least.
 func (g *Guesses) evict(all map[string]*counter, now time.Time) bool {
-	const looks = 64
+	const looks = 16
 	var least *counter
 	low, seen := 0.99, 0
 	for _, c := range all {
@@ -179,7 +194,9 @@ func (g *Guesses) drop(c *counter, now time.Time) {
 	if now.Sub(c.cleared) < clearedKept && !c.cleared.IsZero() {
 		return // older counts of other brokers may still arrive
 	}
-	delete(g.counters[c.kind], c.name)
+	if g.counters[c.kind][c.name] == c {
+		delete(g.counters[c.kind], c.name)
+	}
 	delete(g.dirty, c)
 }
 
@@ -188,6 +205,9 @@ const clearedKept = 10 * time.Second
 
 // count counts a wrong guess; mu is held.
 func (g *Guesses) count(c *counter, now time.Time) []LockoutEvent {
+	if g.value(c, now) <= float64(g.free(c.kind))/2 {
+		c.locked = false
+	}
 	c.own = share{c.own.value(now, g.half(c.kind)) + 1, now}
 	c.last = now
 	g.dirty[c] = struct{}{}

@@ -4,7 +4,9 @@ import (
 	"container/list"
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // flightKey is whose guess an attempt is.
@@ -17,16 +19,17 @@ type flight struct {
 	at    time.Time
 }
 
-// maxName bounds a name that counters are kept by, in bytes; a longer one is kept
-// as its beginning and a hash.
+// maxName bounds a name that counters are kept by, in bytes; a longer one, or one
+// that is no UTF-8, is kept as its beginning and a hash.
 const maxName = 64
 
 func bounded(name string) string {
-	if len(name) <= maxName {
+	if len(name) <= maxName && utf8.ValidString(name) {
 		return name
 	}
 	h := sha256.Sum256([]byte(name))
-	return name[:maxName-34] + "…" + hex.EncodeToString(h[:16])[:31]
+	start := name[:min(len(name), maxName/2)]
+	return strings.ToValidUTF8(start, "?") + "…" + hex.EncodeToString(h[:16])
 }
 
 func keyOf(a Attempt) flightKey {
@@ -97,7 +100,11 @@ func (g *Guesses) land(e *list.Element, now time.Time, wrong bool) []LockoutEven
 		if wrong {
 			notes = append(notes, g.count(c, now)...)
 		}
-		c.wake()
+		if room, _ := g.room(c, now); room == roomNone {
+			c.wakeAll()
+		} else {
+			c.wake()
+		}
 		g.drop(c, now)
 	}
 	return notes
@@ -126,5 +133,8 @@ func (g *Guesses) expire(now time.Time) {
 			g.drop(c, now)
 		}
 	}
-	g.known.sweep(now, g.c.KnownGood)
+	if age := now.Sub(g.knownSwept); age < 0 || age >= sweepKnown {
+		g.knownSwept = now
+		g.known.sweep(now, g.c.KnownGood)
+	}
 }

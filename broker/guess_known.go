@@ -35,7 +35,7 @@ func (k *knownGood) has(user, source string, now time.Time, keep time.Duration) 
 }
 
 // put notes a sign-in and says whether something was learned that others should
-// know: nothing, when it is one more of the same day.
+// know: nothing, when it is one more of the same hour.
 func (k *knownGood) put(key knownKey, at time.Time, keep time.Duration) bool {
 	if keep == 0 {
 		return false
@@ -48,7 +48,7 @@ func (k *knownGood) put(key knownKey, at time.Time, keep time.Duration) bool {
 			continue
 		}
 		if s.source == key.source {
-			if age := at.Sub(s.last); age >= 0 && age < knownFresh/24 {
+			if at.Sub(s.last) < time.Hour {
 				return false
 			}
 			s.last = at

@@ -14,8 +14,7 @@ type Lockout struct {
 	Name string `json:"name"`
 	// Wrong is how many were wrong, half of them forgotten every now and then.
 	Wrong float64 `json:"wrong"`
-	// Last is when the last one was, and Until when the next may be tried; the
-	// past, when it may be now.
+	// Last is when the last one was, and Until when the next may be tried.
 	Last  time.Time `json:"last"`
 	Until time.Time `json:"until"`
 }
@@ -43,11 +42,8 @@ func (g *Guesses) Lockouts(most int) []Lockout {
 	var out []Lockout
 	for _, all := range g.counters {
 		for _, c := range all {
-			room, at := g.room(c, now)
+			_, at := g.room(c, now)
 			if g.value(c, now)-float64(g.free(c.kind)-1) > 1e-9 {
-				if room != roomNone {
-					at = c.last.Add(g.wait(g.value(c, now), g.free(c.kind)))
-				}
 				out = append(out, g.lockout(c, now, at))
 			}
 		}
@@ -126,6 +122,6 @@ func (g *Guesses) clear(c *counter, now time.Time, by string) []LockoutEvent {
 	}
 	c.own, c.others, c.last, c.locked, c.cleared = share{}, nil, time.Time{}, false, now
 	g.dirty[c] = struct{}{}
-	c.wake()
+	c.wakeAll()
 	return notes
 }

@@ -63,9 +63,12 @@ func (g *Guesses) Merge(broker string, n GuessCount) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.c.Now()
-	at := n.At
-	if at.After(now) { // its clock is ahead of ours
-		at = now
+	at, cleared := sooner(n.At, now), n.Cleared // its clock may be ahead of ours
+	if !cleared.IsZero() {
+		cleared = sooner(cleared, now)
+	}
+	if len(n.Name) > 4*maxName || len(n.Source) > 2*maxName || len(n.By) > 2*maxName {
+		return
 	}
 	if n.Kind == GuessKnown {
 		if now.Sub(at) < g.c.KnownGood {
@@ -74,29 +77,29 @@ func (g *Guesses) Merge(broker string, n GuessCount) {
 		return
 	}
 	all := g.counters[n.Kind]
-	if all == nil || !(n.Wrong >= 0 && n.Wrong < 1e9) || len(n.Name) > 4*maxName {
+	if all == nil || !(n.Wrong >= 0 && n.Wrong < 1e9) {
 		return
 	}
 	c := all[n.Name]
 	if c == nil {
-		if n.Cleared.IsZero() && (share{n.Wrong, at}).value(now, g.half(n.Kind)) < negligible {
+		if cleared.IsZero() && (share{n.Wrong, at}).value(now, g.half(n.Kind)) < negligible {
 			return
 		}
 		if c = g.add(n.Kind, n.Name, now); c == nil {
 			return
 		}
 	}
-	if n.Cleared.After(c.cleared) {
-		c.cleared = n.Cleared
-		if !c.own.at.After(n.Cleared) {
+	if cleared.After(c.cleared) {
+		c.cleared = cleared
+		if !c.own.at.After(cleared) {
 			c.own = share{}
 		}
 		for b, s := range c.others {
-			if !s.at.After(n.Cleared) {
+			if !s.at.After(cleared) {
 				delete(c.others, b)
 			}
 		}
-		if !c.last.After(n.Cleared) {
+		if !c.last.After(cleared) {
 			c.last, c.locked = time.Time{}, false
 		}
 	}
@@ -109,6 +112,6 @@ func (g *Guesses) Merge(broker string, n GuessCount) {
 			c.last = later(c.last, at)
 		}
 	}
-	c.wake()
+	c.wakeAll()
 	g.drop(c, now)
 }

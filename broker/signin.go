@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -92,13 +93,15 @@ const maxProofs = 4
 func (b *Broker) SignIn(ctx context.Context, r Request, shown []Proof, ask Asker) (Decision, Evidence) {
 	r = b.Recall(r)
 	e := Evidence{Proofs: slices.Clone(shown)}
+	var t *trial // the last one
+	var p Proven // and how it came out
 	for round := 0; ; round++ {
 		v := b.c.Directory()
 		d := Decide(v, r, e.Proofs, b.c.Now())
 		var next Proof
 		switch {
 		case d.Outcome == Unknown, round > 0 && d.Outcome != NeedProof:
-			return b.conclude(r, d, e)
+			return b.conclude(ctx, r, ending{d, e, t, p})
 		case d.Outcome == NeedProof && len(e.Proofs) > 0:
 			next = b.missing(d.Need, e.Proofs)
 		default:
@@ -109,14 +112,19 @@ func (b *Broker) SignIn(ctx context.Context, r Request, shown []Proof, ask Asker
 			if d.Outcome == Allow { // but nothing was proved here
 				d = Decision{Outcome: NeedProof, Reason: ReasonProof, Rules: d.Rules, Generation: d.Generation, Age: d.Age}
 			}
-			return b.conclude(r, d, e)
+			return b.conclude(ctx, r, ending{d, e, t, p})
 		}
-		p := prove(ctx, claim(v, r), ask)
+		t.settle(ctx, p, NeedProof)
+		t = b.trial(r, next)
+		p = t.run(ctx, prove, claim(v, r), ask)
 		switch {
 		case d.Outcome == Deny:
-			return b.conclude(r, d, e) // whatever was proved
+			if p.Outcome == Unknown { // what others are told then
+				d.Text = cmp.Or(p.Text, TextUnknown)
+			}
+			return b.conclude(ctx, r, ending{d, e, t, p}) // whatever was proved
 		case p.Outcome != Allow:
-			return b.conclude(r, cannot(v, b.c.Now(), p), e)
+			return b.conclude(ctx, r, ending{cannot(v, b.c.Now(), p), e, t, p})
 		}
 		e.Proofs = append(e.Proofs, next)
 		if p.Tickets != nil {
@@ -125,13 +133,29 @@ func (b *Broker) SignIn(ctx context.Context, r Request, shown []Proof, ask Asker
 	}
 }
 
-// conclude records the decision; the evidence goes with a grant alone.
-func (b *Broker) conclude(r Request, d Decision, e Evidence) (Decision, Evidence) {
-	if d = b.record(r, d); d.Outcome != Allow {
+// ending is how a sign-in ends.
+type ending struct {
+	d Decision
+	e Evidence
+	t *trial // the last proof, nil for none, and how it came out
+	p Proven
+}
+
+// conclude records the decision; the evidence goes with a grant alone. A refusal
+// takes its time.
+func (b *Broker) conclude(ctx context.Context, r Request, end ending) (Decision, Evidence) {
+	d := b.record(r, end.d)
+	became := d.Outcome
+	if became == NeedProof { // and nobody asks for it
+		became = Deny
+	}
+	end.t.settle(ctx, end.p, became)
+	if d.Outcome != Allow {
+		end.t.pause(ctx)
 		return d, Evidence{}
 	}
-	b.remember(r, e)
-	return d, e
+	b.remember(r, end.e)
+	return d, end.e
 }
 
 // claim is the request's user as a prover needs him.
@@ -202,6 +226,7 @@ func (b *Broker) ChangePassword(ctx context.Context, r Request, ask Asker) Prove
 	if p := b.MayChange(r.User); p.Outcome != Allow {
 		return p
 	}
+	t := b.trial(r, ProofPassword)
 	old, err := ask(ctx, Prompt{PromptPassword, "Current password: "})
 	if err != nil || len(old) != 1 {
 		return Proven{Outcome: Unknown, Reason: ReasonConversation}
@@ -210,7 +235,17 @@ func (b *Broker) ChangePassword(ctx context.Context, r Request, ask Asker) Prove
 	if p.Outcome != Allow {
 		return p
 	}
-	return b.c.Change(ctx, claim(b.c.Directory(), r), old[0], new)
+	t.replied = b.c.Now()
+	if !t.take(ctx) {
+		p = *t.stopped
+	} else {
+		p = b.c.Change(ctx, claim(b.c.Directory(), r), old[0], new)
+	}
+	t.settle(ctx, p, NeedProof) // it was no sign-in
+	if p.Outcome != Allow {
+		t.pause(ctx)
+	}
+	return p
 }
 
 // AskNewPassword has the caller type a new password twice. The password counts
