@@ -5,6 +5,7 @@
 # make fuzz       each fuzz target for FUZZTIME
 # make fmt-check  gofmt has nothing to say
 # make bench      measures against the peers and writes bench/results.tsv
+# make chaos      kills and cuts off a small site under load, CHAOS="-rounds 20" for long
 # make demo       the world of the README; make demo-stop removes every trace
 
 GO       ?= go
@@ -52,6 +53,10 @@ build/bin/bench: FORCE
 	$(GO) build -trimpath -o build/bin/ ./bench
 FORCE:
 
+chaos: packages build
+	$(GO) build -trimpath -o build/bin/ ./testenv/chaos
+	build/bin/chaos $(CHAOS)
+
 demo: packages build
 	$(GO) build -trimpath -o build/bin/ ./testenv/demo
 	$(SUDO) build/bin/demo up
@@ -62,4 +67,4 @@ demo-stop:
 clean: demo-stop
 	rm -rf build
 
-.PHONY: all build packages test race fuzz vet fmt-check bench demo demo-stop clean
+.PHONY: all build packages test race fuzz vet fmt-check bench chaos demo demo-stop clean
