@@ -80,9 +80,8 @@ func MatchRecovery(values []string, typed string) int {
 	code, possible := recoveryOf(typed)
 	found := -1
 	for i, v := range values {
-		text, ok := strings.CutPrefix(v, recoveryScheme)
-		b, err := base64.RawStdEncoding.Strict().DecodeString(text)
-		if !ok || err != nil || len(b) != 16+sha256.Size {
+		b, err := base64.RawStdEncoding.DecodeString(strings.TrimPrefix(v, recoveryScheme))
+		if err != nil || len(b) != 16+sha256.Size || recoveryScheme+base64.RawStdEncoding.EncodeToString(b) != v {
 			continue
 		}
 		if subtle.ConstantTimeCompare(recoverySum(b[:16], code), b[16:]) == 1 && possible {
