@@ -54,14 +54,17 @@ func (c Config) validate() error {
 
 // Broker answers the doors: it gathers what Decide needs and records what it
 // said. It is safe for any number of goroutines.
-type Broker struct{ c Config } // immutable after New
+type Broker struct {
+	c    Config // immutable after New
+	live *live
+}
 
 // New makes a Broker; the error names what is missing in c.
 func New(c Config) (*Broker, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	return &Broker{c}, nil
+	return &Broker{c, newLive()}, nil
 }
 
 // View is the newest view of the directory.

@@ -155,7 +155,7 @@ func FuzzParseWindow(f *testing.F) {
 }
 
 func FuzzParsePermissions(f *testing.F) {
-	for _, s := range []string{"pty", "none", "pty\npermitopen:db:5432\npermitlisten:8080", "environment:A=\"x\"\nenvironment:B=", "command:/bin/a b", "tunnel:any", "tunnel:007", "permitopen:[2001:db8::1]:*", "port-forwarding\npermitopen:db:1"} {
+	for _, s := range []string{"pty", "none", "pty\npermitopen:db:5432\npermitlisten:8080", "environment:A=\"x\"\nenvironment:B=", "command:/bin/a b", "tunnel:any", "tunnel:007", "sessions:3\npty", "permitopen:[2001:db8::1]:*", "port-forwarding\npermitopen:db:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -24,7 +24,13 @@ type Permissions struct {
 	// it counts only when HasTunnel.
 	Tunnel    int
 	HasTunnel bool
+	// Sessions is how many sessions a user may have open at once by the rule; 0:
+	// it sets no limit of its own.
+	Sessions int
 }
+
+// maxPermitSessions bounds Sessions.
+const maxPermitSessions = 100_000
 
 // ParsePermissions reads sekishoPermit values. None at all is a terminal and
 // ~/.ssh/rc: pty, user-rc.
@@ -93,8 +99,17 @@ func (p *Permissions) add(v string) error {
 		if err != nil || n > 0x7ffffffc {
 			return fmt.Errorf("want tunnel:N or tunnel:any")
 		}
+	case name == "sessions" && hasArg:
+		if p.Sessions != 0 {
+			return fmt.Errorf("a rule can set one number of sessions only")
+		}
+		n, err := strconv.ParseUint(arg, 10, 31)
+		if err != nil || n == 0 || n > maxPermitSessions || arg[0] == '0' {
+			return fmt.Errorf("want sessions:N, from 1 to %d", maxPermitSessions)
+		}
+		p.Sessions = int(n)
 	default:
-		return fmt.Errorf("want pty, port-forwarding, agent-forwarding, x11-forwarding, user-rc, permitopen:HOST:PORT, permitlisten:[HOST:]PORT, environment:NAME=VALUE, command:LINE, tunnel:N or none")
+		return fmt.Errorf("want pty, port-forwarding, agent-forwarding, x11-forwarding, user-rc, permitopen:HOST:PORT, permitlisten:[HOST:]PORT, environment:NAME=VALUE, command:LINE, tunnel:N, sessions:N or none")
 	}
 	return nil
 }
@@ -140,6 +155,9 @@ func (p Permissions) Values() []string {
 	case p.HasTunnel:
 		vs = append(vs, "tunnel:"+strconv.Itoa(p.Tunnel))
 	}
+	if p.Sessions != 0 {
+		vs = append(vs, "sessions:"+strconv.Itoa(p.Sessions))
+	}
 	if vs == nil {
 		vs = []string{"none"}
 	}
@@ -149,7 +167,8 @@ func (p Permissions) Values() []string {
 // union is what either of two matching rules gives. A rule that forces a
 // command gives less than one that does not; of several, all force the same
 // one (see conflict). Of two values for one environment variable, or two
-// tunnel devices, the first rule's stays: sshd takes one only.
+// tunnel devices, the first rule's stays: sshd takes one only. Of two numbers of
+// sessions the greater counts, and none at all is the greatest.
 func (p Permissions) union(q Permissions) Permissions {
 	u := p
 	for _, n := range []string{"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"} {
@@ -172,6 +191,9 @@ func (p Permissions) union(q Permissions) Permissions {
 		u.Tunnel, u.HasTunnel = q.Tunnel, q.HasTunnel
 	case q.HasTunnel && q.Tunnel < 0:
 		u.Tunnel = -1
+	}
+	if u.Sessions = max(p.Sessions, q.Sessions); p.Sessions == 0 || q.Sessions == 0 {
+		u.Sessions = 0
 	}
 	u.normalize()
 	return u
