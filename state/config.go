@@ -15,7 +15,8 @@ type Config struct {
 	// Dir is the folder of the store in this process. It is made if need be; only
 	// its owner may read it. A second process that opens it is refused.
 	Dir string
-	// MaxDisk is how many bytes the store in this process may take, 0 is 2 GiB.
+	// MaxDisk is how many bytes the store may take on a disk, 0 is 2 GiB; one
+	// bucket has an eighth of it.
 	MaxDisk int64
 
 	// Servers are the cluster's, `tls://HOST:PORT`.
@@ -50,10 +51,13 @@ func (c *Config) validate() error {
 		if !filepath.IsAbs(c.Dir) {
 			return fmt.Errorf("the folder %q must be an absolute path", c.Dir)
 		}
-		if c.MaxDisk == 0 {
-			c.MaxDisk = 2 << 30
-		}
 		c.Replicas = 1
+	}
+	if c.MaxDisk == 0 {
+		c.MaxDisk = 2 << 30
+	}
+	if c.MaxDisk < 64<<20 {
+		return errors.New("the store needs 64 MiB of disk or more")
 	}
 	if c.Replicas == 0 {
 		c.Replicas = 3
@@ -71,7 +75,7 @@ func (c *Config) validate() error {
 		return errors.New("a cluster needs ca_file, cert_file and key_file: both sides show a certificate")
 	}
 	for b, n := range c.MaxKeys {
-		if _, ok := buckets[b]; !ok {
+		if _, ok := bucketNamed(b); !ok {
 			return fmt.Errorf("there is no bucket %q", b)
 		}
 		if n < 1 {

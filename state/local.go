@@ -1,0 +1,261 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// local is the store in this process. Its folder has
+//
+//	lock        held while it is open
+//	ledger      the count of the marks
+//	jetstream/  NATS's own
+type local struct {
+	dir    string
+	lock   *os.File
+	ledger *ledger
+	unsure bool         // the ledger told nothing, though there were marks
+	sick   chan *engine // one that must be started anew; room for one
+}
+
+// openLocal takes the folder, and makes it if need be.
+func openLocal(dir string) (*local, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("others may enter it: chmod 0700 %s", dir)
+	}
+	l := &local{dir: dir, sick: make(chan *engine, 1)}
+	l.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		l.lock.Close()
+		return nil, errors.New("another process has it open: only one sekishod can use it; several share a cluster (state.servers)")
+	}
+	l.ledger, err = openLedger(filepath.Join(dir, "ledger"))
+	if errors.Is(err, errLedger) {
+		// On the first start there is neither.
+		_, serr := os.Lstat(filepath.Join(dir, "jetstream"))
+		if l.unsure, err = !errors.Is(serr, os.ErrNotExist), nil; !l.unsure {
+			err = l.ledger.replace(newSlots())
+		}
+	}
+	if err != nil {
+		l.lock.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *local) close() error {
+	err := l.ledger.close()
+	if cerr := l.lock.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// startWait bounds how long the server may take to read its folder.
+const startWait = 30 * time.Second
+
+// start starts the server in this process. It listens nowhere.
+func (l *local) start(c *Config) (_ *engine, err error) {
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "sekisho", DontListen: true, NoSigs: true,
+		JetStream: true, StoreDir: l.dir, SyncAlways: true, DisableJetStreamBanner: true,
+		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: c.MaxDisk,
+		MaxPayload: 2 * maxRecord,
+	})
+	if err != nil {
+		return nil, err
+	}
+	log := &serverLog{log: c.Log}
+	srv.SetLoggerV2(log, false, false, false)
+	defer func() {
+		if err != nil {
+			srv.Shutdown()
+			srv.WaitForShutdown()
+		}
+	}()
+	srv.Start()
+	if !srv.ReadyForConnections(startWait) || !srv.JetStreamEnabled() {
+		if log.fatal != "" {
+			return nil, fmt.Errorf("the server inside does not start: %s", log.fatal)
+		}
+		return nil, errors.New("the server inside does not start")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.Name("sekishod"), nats.NoReconnect(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the server inside: %w", err)
+	}
+	return newEngine(c, nc, srv)
+}
+
+// serverLog takes the server's own log to ours. Of what a server in one process
+// says only complaints are of interest.
+type serverLog struct {
+	log   *logrus.Entry
+	fatal string // what it ended for; written in Start, before it returns
+}
+
+func (l *serverLog) line(level logrus.Level, format string, v []any) {
+	l.log.Logf(level, "state: %s", strings.TrimSpace(fmt.Sprintf(format, v...)))
+}
+
+func (l *serverLog) Noticef(format string, v ...any) { l.line(logrus.DebugLevel, format, v) }
+func (l *serverLog) Warnf(format string, v ...any)   { l.line(logrus.WarnLevel, format, v) }
+func (l *serverLog) Errorf(format string, v ...any)  { l.line(logrus.ErrorLevel, format, v) }
+func (l *serverLog) Debugf(format string, v ...any)  {}
+func (l *serverLog) Tracef(format string, v ...any)  {}
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.fatal = fmt.Sprintf(format, v...)
+	l.line(logrus.ErrorLevel, format, v)
+}
+
+// admit reads what a server that was started has, and compares it with the ledger.
+func (s *store) admit(ctx context.Context, e *engine) error {
+	now, got := s.c.Now(), newSlots()
+	high, barred := map[string]uint64{}, map[string]time.Time{}
+	for _, b := range buckets {
+		st, err := e.stream(ctx, b)
+		if err != nil {
+			return err
+		}
+		info := st.CachedInfo()
+		high[b.name] = info.State.LastSeq
+		if info.State.Lost != nil {
+			s.c.Log.WithField("bucket", b.name).Error("the folder of the state store is damaged: some entries are lost")
+		}
+		if !b.mark {
+			continue
+		}
+		if err := e.read(ctx, b, func(m message) {
+			if r, err := parseRecord(m.data); err == nil && !m.gone {
+				i, at := place(b.name, r)
+				if got[i].at < at {
+					got[i] = slot{at: at}
+				}
+				got[i].count++
+			}
+		}); err != nil {
+			return fmt.Errorf("reading %s: %w", b.name, err)
+		}
+		n, until := s.local.ledger.missing(b.name, got, now)
+		switch {
+		case s.local.unsure && info.State.LastSeq > 0:
+			barred[b.name] = now.Add(shortLife * time.Second)
+		case n > 0 && until.Sub(now) > shortLife*time.Second || n > 0 && until.IsZero():
+			return fmt.Errorf("%d marks of the bucket %s are lost that are needed for longer than two hours", n, b.name)
+		case n > 0:
+			barred[b.name] = until
+		}
+		if t, is := barred[b.name]; is {
+			s.c.Log.WithFields(logrus.Fields{"bucket": b.name, "marks": n, "until": t.UTC().Format(time.RFC3339)}).
+				Error("marks are lost: until they would have ended nothing can be marked as spent, and what rests on that says \"could not find out\"")
+		}
+	}
+	if err := s.local.ledger.replace(got); err != nil {
+		return err
+	}
+	s.local.unsure = false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, t := range barred {
+		if t.After(s.barred[name]) {
+			s.barred[name] = t
+		}
+	}
+	for name, n := range high {
+		s.high[name] = max(s.high[name], n)
+	}
+	s.eng, s.why = e, nil
+	return nil
+}
+
+// suspect takes an engine out of use.
+func (s *store) suspect(e *engine, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.eng != e || s.closed {
+		return
+	}
+	s.eng, s.why = nil, err
+	s.local.sick <- e // has room: an engine comes here once, and the next after it was taken
+}
+
+// nurse starts the server anew after a fault: after one failed write NATS takes no
+// more, though the disk have room again.
+func (s *store) nurse() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+			if err := s.local.ledger.sync(); err != nil {
+				s.c.Log.WithError(err).Error("the count of the marks cannot be written")
+			}
+			continue
+		case sick := <-s.local.sick:
+			s.mu.RLock()
+			why := s.why
+			s.mu.RUnlock()
+			s.c.Log.WithError(why).Error("the state store does not work; trying again until it does")
+			sick.close()
+		}
+		for try := 4; pause(s.ctx, try); try++ {
+			if err := s.restart(); err == nil {
+				s.c.Log.Info("the state store works again")
+				break
+			} else if s.ctx.Err() == nil {
+				s.mu.Lock()
+				s.why = err
+				s.mu.Unlock()
+			}
+		}
+	}
+}
+
+// restart starts the server if the disk can be written.
+func (s *store) restart() error {
+	if err := probe(s.local.dir); err != nil {
+		return err
+	}
+	e, err := s.local.start(&s.c)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, startWait)
+	defer cancel()
+	if err := s.admit(ctx, e); err != nil {
+		e.close()
+		return err
+	}
+	return nil
+}
+
+// probe writes a MiB: starting with less would end at the next write.
+func probe(dir string) error {
+	path := filepath.Join(dir, "probe")
+	defer os.Remove(path)
+	return create(path, make([]byte, 1<<20))
+}
