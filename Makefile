@@ -10,7 +10,7 @@
 
 GO       ?= go
 FUZZTIME ?= 10s
-PROGRAMS := sekishod sekisho sekisho-keys
+PROGRAMS := sekishod sekisho sekisho-keys sekisho-reaper
 CGO      := sekisho-pam
 SUDO     := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

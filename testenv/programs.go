@@ -14,11 +14,12 @@ import (
 // Where the programs of cmd/ are inside the sandbox. sshd wants every folder
 // above an AuthorizedKeysCommand to be root's.
 var programPaths = map[string]string{
-	"sekishod":     "/usr/local/bin/sekishod",
-	"sekisho":      "/usr/local/bin/sekisho",
-	"sekisho-keys": "/usr/local/lib/sekisho/sekisho-keys",
-	"sekisho-pam":  "/usr/local/lib/sekisho/sekisho-pam",
-	pamModule:      "/usr/local/lib/sekisho/" + pamModule,
+	"sekishod":       "/usr/local/bin/sekishod",
+	"sekisho":        "/usr/local/bin/sekisho",
+	"sekisho-keys":   "/usr/local/lib/sekisho/sekisho-keys",
+	"sekisho-pam":    "/usr/local/lib/sekisho/sekisho-pam",
+	"sekisho-reaper": "/usr/local/lib/sekisho/sekisho-reaper",
+	pamModule:        "/usr/local/lib/sekisho/" + pamModule,
 }
 
 // pamModule is no program but what PAM loads: /usr is read-only, and pam.d may
@@ -29,7 +30,7 @@ const pamModule = "pam_sekisho.so"
 var linksC = map[string]bool{"sekisho-pam": true}
 
 // Program is the path of a program of cmd/ ("sekishod", "sekisho",
-// "sekisho-keys", "sekisho-pam") or of "pam_sekisho.so" inside the sandbox, or
+// "sekisho-keys", "sekisho-pam", "sekisho-reaper") or of "pam_sekisho.so" inside the sandbox, or
 // the reason why it is not there, with the compiler's words.
 func Program(name string) (string, error) {
 	path, ok := programPaths[name]

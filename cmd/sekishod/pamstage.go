@@ -16,7 +16,7 @@ import (
 // only connections that come through that, and ends when the last copy of it
 // is closed: with sekishod.
 func startPAM(user string, services []string) (*os.File, error) {
-	path, err := pamProgram()
+	path, err := helperProgram("sekisho-pam")
 	if err != nil {
 		return nil, fmt.Errorf("finding sekisho-pam: %w", err)
 	}
@@ -44,14 +44,14 @@ func startPAMAt(path, user string, services []string) (*os.File, error) {
 	return hold, nil
 }
 
-// pamProgram is the sekisho-pam that was installed with this program: of
-// /usr/local/bin/sekishod, /usr/local/lib/sekisho/sekisho-pam.
-func pamProgram() (string, error) {
+// helperProgram is one that was installed with this program: of
+// /usr/local/bin/sekishod, /usr/local/lib/sekisho/NAME.
+func helperProgram(name string) (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
-	return rootsOwn(filepath.Join(filepath.Dir(filepath.Dir(exe)), "lib/sekisho/sekisho-pam"))
+	return rootsOwn(filepath.Join(filepath.Dir(filepath.Dir(exe)), "lib/sekisho", name))
 }
 
 // rootsOwn resolves the path of a program that is to run as root, and makes

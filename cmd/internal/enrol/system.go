@@ -94,7 +94,7 @@ func Problems(ctx context.Context, c Config) (problems []string) {
 		programs = append(programs, filepath.Join(c.Lib, "sekisho-keys"))
 	}
 	if c.PAM {
-		programs = append(programs, filepath.Join(c.Lib, "pam_sekisho.so"))
+		programs = append(programs, filepath.Join(c.Lib, "pam_sekisho.so"), filepath.Join(c.Lib, "sekisho-reaper"))
 	}
 	for _, p := range programs {
 		if err := rootsOwn(p); err != nil {

@@ -108,7 +108,7 @@ const password = "correct horse battery"
 // files, "" to have none.
 func newSite(t *testing.T, more map[string]string) *site {
 	t.Helper()
-	for _, name := range []string{"sekishod", "sekisho", "sekisho-keys", "pam_sekisho.so"} {
+	for _, name := range []string{"sekishod", "sekisho", "sekisho-keys", "sekisho-reaper", "pam_sekisho.so"} {
 		if _, err := testenv.Program(name); err != nil {
 			t.Fatal(err)
 		}
