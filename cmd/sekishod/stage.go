@@ -78,6 +78,14 @@ func becomeService(c config.Config) error {
 		}
 		hand = append(hand, fmt.Sprintf("%s=%d", fdPassword, fd))
 	}
+	if c.PAM.Enabled { // before sekisho-pam: it takes us out of a session's cgroup
+		f, err := startReaper(c.PAMSocket())
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		hand = append(hand, fmt.Sprintf("%s=%d", fdReaper, f.Fd()))
+	}
 	if services := c.PAMServices(); len(services) > 0 {
 		f, err := startPAM(c.User, services)
 		if err != nil {
