@@ -25,6 +25,7 @@ import (
 	"github.com/sekisho/sekisho/pamhelper"
 	"github.com/sekisho/sekisho/realm"
 	"github.com/sekisho/sekisho/reaper"
+	"github.com/sekisho/sekisho/state"
 	"github.com/sekisho/sekisho/wire"
 )
 
@@ -38,6 +39,7 @@ type daemon struct {
 	realm  *realm.Realm // nil with an external directory
 	sync   *ldapsync.Sync
 	broker *broker.Broker
+	state  state.Store
 	local  *local.Server
 	socket *net.UnixListener
 	users  *usersDoor // nil when switched off
@@ -75,6 +77,9 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	if err := d.buildClock(); err != nil {
+		return nil, err
+	}
+	if err := d.buildState(ctx); err != nil {
 		return nil, err
 	}
 	if d.passwords, err = d.buildPasswords(provider, base, in); err != nil {
@@ -285,6 +290,7 @@ func (d *daemon) run(told context.Context) error {
 			d.log.WithError(err).Warn("letting go of a prover")
 		}
 	}
+	d.closeState()
 	if told.Err() == nil {
 		return context.Cause(ctx)
 	}
