@@ -88,20 +88,27 @@ func passwordKeys(p Principal, password string) ([]Key, error) {
 	}
 	var keys []Key
 	for _, id := range newETypes {
-		et, err := crypto.GetEtype(id)
+		k, err := passwordKey(p, password, id)
 		if err != nil {
-			return nil, fmt.Errorf("encryption type %d: %w", id, err)
-		}
-		v, err := et.StringToKey(password, p.salt(), et.GetDefaultStringToKeyParams())
-		if err != nil {
-			return nil, fmt.Errorf("deriving a key of type %d failed", id)
-		}
-		keys = append(keys, Key{id, v})
-		if err := keys[len(keys)-1].validate(); err != nil {
 			return nil, err
 		}
+		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// passwordKey is passwordKeys for one type.
+func passwordKey(p Principal, password string, id int32) (Key, error) {
+	et, err := crypto.GetEtype(id)
+	if err != nil {
+		return Key{}, fmt.Errorf("encryption type %d: %w", id, err)
+	}
+	v, err := et.StringToKey(password, p.salt(), et.GetDefaultStringToKeyParams())
+	if err != nil {
+		return Key{}, fmt.Errorf("deriving a key of type %d failed", id)
+	}
+	k := Key{id, v}
+	return k, k.validate()
 }
 
 // RandomKey makes a key of one of the accepted types.

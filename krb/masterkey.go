@@ -1,6 +1,7 @@
 package krb
 
 import (
+	"crypto/hmac"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -205,4 +206,33 @@ func (m MasterKey) ReplaceExtra(old [][]byte, by Principal, at time.Time) ([][]b
 		}
 	}
 	return append(out, ModifiedBy(by, at), m.MasterKVNO()), nil
+}
+
+// PasswordFits says whether a record's keys, of a principal with the default salt,
+// are those of the password, in constant time. One key is made and compared, the
+// first of the record, for all are of one password; that takes tens of milliseconds.
+// A nil record fits nothing, after the same work.
+func (m MasterKey) PasswordFits(p Principal, password string, record []byte) (bool, error) {
+	if err := p.validate(); err != nil {
+		return false, err
+	}
+	want := Key{EType: newETypes[0]}
+	if record != nil {
+		keys, _, err := m.Open(record)
+		if err != nil {
+			return false, err
+		}
+		defer func() {
+			for _, k := range keys {
+				clear(k.Value)
+			}
+		}()
+		want = keys[0]
+	}
+	k, err := passwordKey(p, password, want.EType)
+	if err != nil {
+		return false, err
+	}
+	defer clear(k.Value)
+	return hmac.Equal(k.Value, want.Value), nil
 }

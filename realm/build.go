@@ -50,6 +50,9 @@ func (m maker) makeRealm(ctx context.Context) error {
 	if _, err := renewCert(f, certNames(m.c, m.hostname), now); err != nil {
 		return err
 	}
+	if _, err := renewKDCCert(f, m.layout.Realm, now); err != nil {
+		return err
+	}
 	key, err := krb.NewMasterKey()
 	if err != nil {
 		return err
@@ -134,10 +137,13 @@ func (m maker) derive(ctx context.Context) error {
 	if err := m.keepCodes(ctx, f); err != nil {
 		return err
 	}
+	if err := m.keepPKINIT(ctx, f); err != nil {
+		return err
+	}
 	for path, text := range map[string]string{
 		f.kdcConf:   kdcConf(m.c, f),
-		f.kdcKrb5:   krb5Conf(m.c, ""),
-		f.slapdKrb5: krb5Conf(m.c, "  ignore_acceptor_hostname = true\n"),
+		f.kdcKrb5:   krb5Conf(m.c, "", false),
+		f.slapdKrb5: krb5Conf(m.c, "  ignore_acceptor_hostname = true\n", false),
 	} {
 		if _, err := keepFile(path, []byte(text), 0o600); err != nil {
 			return err
@@ -153,7 +159,7 @@ func (m maker) derive(ctx context.Context) error {
 	if _, err := keepFile(f.publicCA, ca, 0o644); err != nil {
 		return err
 	}
-	_, err = keepFile(f.publicKrb5, []byte(krb5Conf(m.c, "")), 0o644)
+	_, err = keepFile(f.publicKrb5, []byte(krb5Conf(m.c, "", true)), 0o644)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package realm
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,7 +26,7 @@ const (
 	backdate   = time.Hour // for clients whose clock is a little behind
 )
 
-// makeCA writes a new private CA: ECDSA P-256, for server certificates only.
+// makeCA writes a new private CA: ECDSA P-256, for certificates of servers and the KDC.
 func makeCA(f files, l Layout, now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -76,33 +77,19 @@ func certNames(c Config, hostname string) []string {
 // within 30 days, names others than it should, or is not the CA's. It says
 // whether it made one.
 func renewCert(f files, names []string, now time.Time) (bool, error) {
-	ca, caKey, err := loadPair(f.ca, f.caKey)
+	ca, caKey, err := loadCA(f, now)
 	if err != nil {
-		return false, fmt.Errorf("the realm's CA: %w", err)
+		return false, err
 	}
-	if now.After(ca.NotAfter) {
-		return false, fmt.Errorf("the realm's CA (%s) has expired: no certificate of it is good any more", f.ca)
-	}
-	if cert, key, err := loadPair(f.cert, f.certKey); err == nil && cert.CheckSignatureFrom(ca) == nil &&
-		key.PublicKey.Equal(cert.PublicKey) && now.Add(renewAhead).Before(cert.NotAfter) && !now.Before(cert.NotBefore) &&
-		slices.Equal(namesOf(cert), names) {
+	if cert, key, err := loadPair(f.cert, f.certKey); err == nil && current(cert, key, ca, now) && slices.Equal(namesOf(cert), names) {
 		return false, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return false, err
 	}
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: "sekisho directory"},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(certLife),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if tmpl.NotAfter.After(ca.NotAfter) {
-		tmpl.NotAfter = ca.NotAfter
-	}
+	tmpl := leaf(ca, "sekisho directory", now)
+	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
 			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
@@ -114,12 +101,50 @@ func renewCert(f files, names []string, now time.Time) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// A crash between the two leaves a pair that does not fit: the next start makes
-	// another.
-	if err := writeKey(f.certKey, key); err != nil {
-		return false, err
+	return true, writePair(f.cert, f.certKey, der, key)
+}
+
+// loadCA gives the realm's CA while it is good.
+func loadCA(f files, now time.Time) (*x509.Certificate, crypto.Signer, error) {
+	ca, key, err := loadPair(f.ca, f.caKey)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the realm's CA: %w", err)
 	}
-	return true, writeFile(f.cert, pemBlock("CERTIFICATE", der), 0o644)
+	if now.After(ca.NotAfter) {
+		return nil, nil, fmt.Errorf("the realm's CA (%s) has expired: no certificate of it is good any more", f.ca)
+	}
+	return ca, key, nil
+}
+
+// leaf is a certificate to be signed by the CA, for signatures alone and of no use yet.
+func leaf(ca *x509.Certificate, name string, now time.Time) *x509.Certificate {
+	c := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: name},
+		NotBefore:    now.Add(-backdate),
+		NotAfter:     now.Add(certLife),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+	}
+	if c.NotAfter.After(ca.NotAfter) {
+		c.NotAfter = ca.NotAfter
+	}
+	return c
+}
+
+// current reports whether a pair is the CA's, fits, and need not be renewed yet.
+func current(cert *x509.Certificate, key crypto.Signer, ca *x509.Certificate, now time.Time) bool {
+	pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && pub.Equal(cert.PublicKey) && cert.CheckSignatureFrom(ca) == nil &&
+		now.Add(renewAhead).Before(cert.NotAfter) && !now.Before(cert.NotBefore)
+}
+
+// writePair writes the key and then the certificate. A crash between the two leaves a
+// pair that does not fit: the next start makes another.
+func writePair(certPath, keyPath string, der []byte, key crypto.Signer) error {
+	if err := writeKey(keyPath, key); err != nil {
+		return err
+	}
+	return writeFile(certPath, pemBlock("CERTIFICATE", der), 0o644)
 }
 
 func namesOf(c *x509.Certificate) []string {
@@ -140,7 +165,7 @@ func pemBlock(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
-func writeKey(path string, key *ecdsa.PrivateKey) error {
+func writeKey(path string, key crypto.Signer) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
@@ -148,7 +173,7 @@ func writeKey(path string, key *ecdsa.PrivateKey) error {
 	return writeFile(path, pemBlock("PRIVATE KEY", der), 0o600)
 }
 
-func loadPair(certPath, keyPath string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func loadPair(certPath, keyPath string) (*x509.Certificate, crypto.Signer, error) {
 	der, err := readPEM(certPath, "CERTIFICATE")
 	if err != nil {
 		return nil, nil, err
@@ -164,11 +189,11 @@ func loadPair(certPath, keyPath string) (*x509.Certificate, *ecdsa.PrivateKey, e
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s is not a private key", keyPath)
 	}
-	ec, ok := key.(*ecdsa.PrivateKey)
+	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, nil, fmt.Errorf("%s is not an ECDSA key", keyPath)
+		return nil, nil, fmt.Errorf("%s is not a key to sign with", keyPath)
 	}
-	return cert, ec, nil
+	return cert, signer, nil
 }
 
 func readPEM(path, kind string) ([]byte, error) {

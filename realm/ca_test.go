@@ -1,11 +1,14 @@
 package realm
 
 import (
+	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -37,8 +40,11 @@ func TestCertificates(t *testing.T) {
 			t.Errorf("%s: made %v, %v", what, made, err)
 		}
 		cert, key, err := loadPair(f.cert, f.certKey)
-		if err != nil || !key.PublicKey.Equal(cert.PublicKey) || key.Curve != elliptic.P256() {
+		if err != nil {
 			t.Fatalf("%s: %v", what, err)
+		}
+		if pub, ok := key.Public().(*ecdsa.PublicKey); !ok || !pub.Equal(cert.PublicKey) || pub.Curve != elliptic.P256() {
+			t.Errorf("%s: a key of another kind", what)
 		}
 		return cert
 	}
@@ -94,5 +100,59 @@ func TestCertificates(t *testing.T) {
 	}
 	if late := renew("near the CA's end", names, now.Add(caLife-48*time.Hour), true); !late.NotAfter.Equal(now.Add(caLife)) {
 		t.Errorf("ends at %v, after the CA", late.NotAfter)
+	}
+}
+
+// TestKDCCertificate: it is made and renewed like the server's, and openssl reads in
+// it what RFC 4556 §3.2.4 wants. Real clients check it in TestCodesAtKDC.
+func TestKDCCertificate(t *testing.T) {
+	dir := t.TempDir()
+	f := filesIn(dir, Config{})
+	if err := os.Mkdir(filepath.Dir(f.ca), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	if err := makeCA(f, Layout{Realm: "SEKISHO.INTERNAL"}, now); err != nil {
+		t.Fatal(err)
+	}
+	renew := func(what, realm string, at time.Time, want bool) *x509.Certificate {
+		t.Helper()
+		made, err := renewKDCCert(f, realm, at)
+		if err != nil || made != want {
+			t.Errorf("%s: made %v, %v", what, made, err)
+		}
+		cert, _, err := loadPair(f.kdcCert, f.kdcKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	first := renew("first", "SEKISHO.INTERNAL", now, true)
+	renew("again", "SEKISHO.INTERNAL", now.Add(time.Hour), false)
+	renew("29 days before its end", "SEKISHO.INTERNAL", first.NotAfter.Add(-29*24*time.Hour), true)
+	renew("another realm", "EXAMPLE.ORG", now, true)
+	if err := os.Remove(f.kdcKey); err != nil {
+		t.Fatal(err)
+	}
+	renew("without its key", "EXAMPLE.ORG", now, true)
+	out, err := exec.Command("openssl", "x509", "-in", f.kdcCert, "-noout", "-text").CombinedOutput()
+	for _, want := range []string{"Signing KDC Response", "Digital Signature", "othername", "sekisho KDC"} {
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("openssl does not read %q: %v\n%s", want, err, out)
+		}
+	}
+	if st, err := os.Stat(f.kdcKey); err != nil || st.Mode() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	makeServer, err := renewCert(f, []string{"localhost"}, now)
+	if err != nil || !makeServer {
+		t.Fatal(err)
+	}
+	server, _, err := loadPair(f.cert, f.certKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, err := kdcName("EXAMPLE.ORG"); err != nil || isKDC(server, name) {
+		t.Error("the directory's certificate passes for a KDC's")
 	}
 }

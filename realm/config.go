@@ -86,8 +86,8 @@ func (c Config) validatePlaces() (Config, error) {
 			return c, fmt.Errorf("%s directory %q: only letters, digits and / . _ - + may be in it", name, dir)
 		}
 	}
-	if p := filepath.Join(c.RunDir, "ldapi"); len(p) > maxSocketPath {
-		return c, fmt.Errorf("run directory %s is too long for a socket: at most %d characters", c.RunDir, maxSocketPath-len("/ldapi"))
+	if p := filepath.Join(c.RunDir, "kdc/otp"); len(p) > maxSocketPath {
+		return c, fmt.Errorf("run directory %s is too long for a socket: at most %d characters", c.RunDir, maxSocketPath-len("/kdc/otp"))
 	}
 	for _, l := range []struct {
 		name string
@@ -222,6 +222,7 @@ func (c Config) info() Info {
 		KRB5Conf: f.publicKrb5,
 		Stash:    f.stash,
 		Keytab:   f.keytab,
+		OTP:      f.otpSocket,
 		Service:  krb.Principal{Components: []string{"sekisho", c.ownName()}, Realm: l.Realm},
 	}
 	for _, a := range c.KDC {
@@ -244,10 +245,10 @@ func (c Config) info() Info {
 type files struct {
 	realm, stash, db, ca, caKey, passwd, passwdKDC string
 
-	slapdConf, slapdD, cert, certKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5 string
-	keytab, changepwKeytab, changepwReplay                                    string
+	slapdConf, slapdD, cert, certKey, kdcCert, kdcKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5 string
+	keytab, changepwKeytab, changepwReplay                                                     string
 
-	lock, socket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
+	lock, socket, otpDir, otpSocket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
 }
 
 func (c Config) files() files { return filesIn(filepath.Join(c.Dir, "realm"), c) }
@@ -260,10 +261,11 @@ func filesIn(realm string, c Config) files {
 		passwd: in("passwd.secret"), passwdKDC: in("kdc.secret"),
 
 		slapdConf: in("slapd.ldif"), slapdD: in("slapd.d"), cert: in("tls/server.crt"), certKey: in("tls/server.key"),
+		kdcCert: in("tls/kdc.crt"), kdcKey: in("tls/kdc.key"),
 		ldapKeytab: in("ldap.keytab"), kdcConf: in("kdc.conf"), kdcKrb5: in("kdc-krb5.conf"), slapdKrb5: in("slapd-krb5.conf"),
 		keytab: in("sekisho.keytab"), changepwKeytab: in("changepw.keytab"), changepwReplay: in("changepw.replay"),
 
-		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
+		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), otpDir: run("kdc"), otpSocket: run("kdc/otp"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
 		slapdPID: filepath.Join(c.Dir, "slapd.pid"), kdcPID: filepath.Join(c.Dir, "krb5kdc.pid"),
 		kdcMark: filepath.Join(c.Dir, "krb5kdc.self"), // the KDC's own pid file, whose name tells it from other KDCs
 	}

@@ -23,7 +23,8 @@ const etypes = "aes256-cts-hmac-sha384-192 aes256-cts-hmac-sha1-96 aes128-cts-hm
 
 // krb5Conf is a krb5.conf for this realm; extra goes into [libdefaults]. With SPAKE
 // (RFC 9588) nobody who listens on the wire can guess a password offline.
-func krb5Conf(c Config, extra string) string {
+// The one for people names the CA by which they know the KDC's certificate.
+func krb5Conf(c Config, extra string, forPeople bool) string {
 	i := c.info()
 	domain := strings.ToLower(i.Layout.Realm)
 	var b strings.Builder
@@ -48,6 +49,9 @@ func krb5Conf(c Config, extra string) string {
 	for _, a := range i.Kpasswd {
 		fmt.Fprintf(&b, "    kpasswd_server = %s\n", a)
 	}
+	if forPeople {
+		fmt.Fprintf(&b, "    pkinit_anchors = FILE:%s\n", i.CAFile)
+	}
 	fmt.Fprintf(&b, "  }\n[domain_realm]\n  .%s = %s\n  %s = %s\n  localhost = %s\n", domain, i.Layout.Realm, domain, i.Layout.Realm, i.Layout.Realm)
 	return b.String()
 }
@@ -65,9 +69,20 @@ func dialable(addr string) string {
 	return ap.String()
 }
 
-// kdcConf is the KDC's profile. Successes are not written to the directory, for a
-// write at each ticket would wake every consumer of it. kadmin.local, which is for
-// root alone, comes over ldapi as root; only there EXTERNAL names the administrator.
+// otpTimeout is how long the KDC waits for the answer about a code. After it, it says
+// that the code is wrong; kinit must have given up before (30 s at the most) and said
+// that it cannot contact the KDC, since then nobody knows.
+const otpTimeout = 90 * time.Second
+
+// kdcConf is the KDC's profile.
+//
+// PKINIT is there for who comes as nobody, and needs
+// the CA as an anchor to show the KDC's own certificate with. With no module that
+// could say whose a client's certificate is, no certificate is a way in.
+//
+// Successes are not written to the directory, for a write at each ticket would wake
+// every consumer of it. kadmin.local, which is for root alone, comes over ldapi as
+// root; only there EXTERNAL names the administrator.
 func kdcConf(c Config, f files) string {
 	i := c.info()
 	return fmt.Sprintf(`# Made by sekishod; rewritten at each start.
@@ -84,7 +99,20 @@ func kdcConf(c Config, f files) string {
     max_life = 10h 0m 0s
     max_renewable_life = 7d 0h 0m 0s
     restrict_anonymous_to_tgt = true
+    pkinit_identity = FILE:%s,%s
+    pkinit_anchors = FILE:%s
     database_module = directory
+  }
+[plugins]
+  certauth = {
+    enable_only = none
+  }
+[otp]
+  %s = {
+    server = %s
+    timeout = %d
+    strip_realm = true
+    indicator = otp
   }
 [dbmodules]
   directory = {
@@ -100,7 +128,8 @@ func kdcConf(c Config, f files) string {
   }
 [logging]
   kdc = STDERR
-`, strings.Join(c.KDC, " "), strings.Join(c.KDC, " "), i.Layout.Realm, f.stash, i.LDAPI,
+`, strings.Join(c.KDC, " "), strings.Join(c.KDC, " "), i.Layout.Realm, f.stash,
+		f.kdcCert, f.kdcKey, f.ca, otpSection, f.otpSocket, otpTimeout/time.Second, i.LDAPI,
 		i.Layout.Kerberos(), i.Layout.kdc(), f.passwdKDC)
 }
 

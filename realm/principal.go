@@ -180,35 +180,49 @@ var ErrNoPrincipal = errors.New("the entry has no Kerberos principal of its own"
 
 // ChangePassword builds the one modify that sets a new password for the entry e,
 // read with KeyAttributes: userPassword in the clear for slapd to hash, and the
-// Kerberos keys under the next version. It names the exact old keys, so that it
-// fails (noSuchAttribute or attributeOrValueExists) when somebody else changed
-// them in between: read the entry again then. It lifts an expiry of the password.
+// Kerberos keys under the next version, which the KDC does not see where it asks for
+// codes (SetCodesAtKDC). It names the exact old keys, so that it fails
+// (noSuchAttribute or attributeOrValueExists) when somebody else changed them in
+// between: read the entry again then. It lifts an expiry of the password.
 func (is Issuer) ChangePassword(e *ldap.Entry, password string) (*ldap.ModifyRequest, error) {
 	p, err := is.principalOf(e)
 	if err != nil {
 		return nil, err
 	}
 	old := e.GetRawAttributeValues("krbPrincipalKey")
-	kvno, err := krb.NextKVNO(old)
+	x, err := krb.ParseExtra(e.GetRawAttributeValues("krbExtraData"))
 	if err != nil {
 		return nil, err
 	}
-	value, err := krb.NewKeys(p, password, kvno, is.Master)
-	if err != nil {
-		return nil, err
+	versions := old
+	if x.Kept != nil {
+		versions = append(versions[:len(versions):len(versions)], x.Kept)
 	}
-	extra, err := is.Master.ReplaceExtra(e.GetRawAttributeValues("krbExtraData"), is.by(), is.now())
+	kvno, err := krb.NextKVNO(versions)
 	if err != nil {
 		return nil, err
 	}
 	m := ldap.NewModifyRequest(e.DN, nil)
+	value, err := krb.NewKeys(p, password, kvno, is.Master)
+	if err != nil {
+		return nil, err
+	}
 	if len(old) > 0 {
 		m.Delete("krbPrincipalKey", texts(old))
+	}
+	_, codes := x.Get(otpAttribute)
+	x.Kept = nil
+	switch {
+	case codes:
+		x.Kept = value // see SetCodesAtKDC
+	case len(old) > 0:
 		m.Add("krbPrincipalKey", []string{string(value)})
-	} else {
+	default:
 		m.Replace("krbPrincipalKey", []string{string(value)})
 	}
-	m.Replace("krbExtraData", texts(extra))
+	if err := is.replaceExtra(m, e, x); err != nil {
+		return nil, err
+	}
 	m.Replace("krbLastPwdChange", []string{kerberosTime(is.now())})
 	m.Replace("krbPasswordExpiration", nil)
 	m.Replace("userPassword", []string{password})

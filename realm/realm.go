@@ -60,6 +60,10 @@ type Info struct {
 	// Stash is the Kerberos master key's stash file, readable by root and the
 	// service user alone.
 	Stash string
+	// OTP is the unix socket at which the KDC asks whether a password with a
+	// one-time code behind it is right, by RADIUS; its folder, which only the
+	// service user can enter, is there. Who runs the realm answers at it.
+	OTP string
 }
 
 // Status is the state of one child.
@@ -89,6 +93,7 @@ type Realm struct {
 	ready      chan struct{} // closed when both have answered
 	done       chan struct{} // closed when Run has returned
 	turns      chan struct{} // one for each password being set
+	checks     chan struct{} // one for each password being checked
 
 	mu      sync.Mutex // guards all below
 	cancel  context.CancelFunc
@@ -129,13 +134,16 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 		return nil, err
 	}
 	for _, d := range []string{c.Dir, c.RunDir} {
-		if err := makeDir(c, d); err != nil {
+		if err := makeDir(c, d, 0o755); err != nil {
 			return nil, err
 		}
 	}
 	f := c.files()
+	if err := makeDir(c, f.otpDir, 0o700); err != nil {
+		return nil, err
+	}
 	r := &Realm{maker: m, ready: make(chan struct{}), done: make(chan struct{}),
-		turns: make(chan struct{}, 4)}
+		turns: make(chan struct{}, 4), checks: checksAtOnce()}
 	if r.lock, err = lockFile(f.lock); err != nil {
 		return nil, err
 	}
@@ -171,11 +179,11 @@ func (r *Realm) newChild(name, pidFile string, command func() *exec.Cmd, probe f
 }
 
 // makeDir makes a directory of the service user's where there is none.
-func makeDir(c Config, dir string) error {
+func makeDir(c Config, dir string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
-	err := os.Mkdir(dir, 0o755)
+	err := os.Mkdir(dir, mode)
 	if errors.Is(err, os.ErrExist) {
 		st, err := os.Stat(dir)
 		if err == nil && !st.IsDir() {
@@ -335,20 +343,30 @@ func (r *Realm) run(ctx context.Context) error {
 	}
 }
 
-// checkCert renews the server certificate when it is due, and has slapd load it.
+// checkCert renews the certificates that are due, and has who uses them load them.
 func (r *Realm) checkCert() {
 	m := r.maker
-	made, err := renewCert(m.c.files(), certNames(m.c, m.hostname), m.c.Now())
-	if err == nil && made {
-		err = own(m.c, filepath.Dir(m.c.files().cert))
-	}
-	if err != nil {
-		m.c.Log.WithError(err).Error("renewing the directory's certificate failed")
-		return
-	}
-	if made {
-		m.c.Log.Info("the directory has a new certificate: restarting slapd")
-		r.slapd.restart()
+	f, now := m.c.files(), m.c.Now()
+	for _, k := range []struct {
+		whose string
+		renew func() (bool, error)
+		child *child
+	}{
+		{"directory", func() (bool, error) { return renewCert(f, certNames(m.c, m.hostname), now) }, r.slapd},
+		{"KDC", func() (bool, error) { return renewKDCCert(f, m.layout.Realm, now) }, r.kdc},
+	} {
+		made, err := k.renew()
+		if err == nil && made {
+			err = own(m.c, filepath.Dir(f.cert))
+		}
+		if err != nil {
+			m.c.Log.WithError(err).Errorf("renewing the %s's certificate failed", k.whose)
+			continue
+		}
+		if made {
+			m.c.Log.Infof("the %s has a new certificate: restarting %s", k.whose, k.child.name)
+			k.child.restart()
+		}
 	}
 }
 

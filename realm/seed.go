@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -150,5 +151,20 @@ func kdcPrincipals(l Layout, m krb.MasterKey, now time.Time) ([]entry, error) {
 		}
 		es = append(es, e)
 	}
-	return es, nil
+	return append(es, anonymous(l, now)), nil
+}
+
+// anonymousName is whose tickets are of nobody (RFC 8062 §3).
+const anonymousName = "WELLKNOWN/ANONYMOUS"
+
+// anonymous is that principal. It has no keys: such a ticket comes of Diffie-Hellman
+// with the KDC and its certificate (PKINIT) alone, and the KDC gives no other for it
+// (restrict_anonymous_to_tgt). It serves to armour a sign-in, so it lives an hour.
+func anonymous(l Layout, now time.Time) entry {
+	p := krb.Principal{Components: strings.Split(anonymousName, "/"), Realm: l.Realm}
+	by := krb.Principal{Components: []string{"sekisho"}, Realm: l.Realm}
+	return entry{l.ServicePrincipalDN(p), []ldap.Attribute{
+		attr("objectClass", "krbPrincipalAux", "krbTicketPolicyAux", "krbPrincipal"), attr("krbPrincipalName", p.String()),
+		attr("krbTicketFlags", strconv.Itoa(flagNeedsPreauth|flagNoService|flagLockedDown)), attr("krbMaxTicketLife", "3600"),
+		attr("krbExtraData", string(krb.ModifiedBy(by, now)))}}
 }

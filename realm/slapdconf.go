@@ -181,12 +181,20 @@ func findSystem() (system, error) {
 	if s.schemas, err = dirWith("inetorgperson.ldif", "slapd", "/etc/ldap/schema", "/etc/openldap/schema"); err != nil {
 		return s, err
 	}
-	for _, glob := range []string{"/usr/lib/*/krb5/plugins/kdb/kldap.so", "/usr/lib*/krb5/plugins/kdb/kldap.so"} {
-		if found, _ := filepath.Glob(glob); len(found) > 0 {
-			return s, nil
+	if !hasPlugin("kdb/kldap.so") {
+		return s, fmt.Errorf("the KDC's LDAP back end is not installed: install the package krb5-kdc-ldap")
+	}
+	return s, nil
+}
+
+// hasPlugin says whether MIT Kerberos has a plugin, such as kdb/kldap.so.
+func hasPlugin(name string) bool {
+	for _, dir := range []string{"/usr/lib/*/krb5/plugins", "/usr/lib*/krb5/plugins"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, name)); len(found) > 0 {
+			return true
 		}
 	}
-	return s, fmt.Errorf("the KDC's LDAP back end is not installed: install the package krb5-kdc-ldap")
+	return false
 }
 
 func dirWith(file, pkg string, dirs ...string) (string, error) {
