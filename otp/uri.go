@@ -24,20 +24,21 @@ const (
 	maxURI  = 2048
 )
 
-func checkName(what, s string) error {
+// CheckName says what is wrong with an issuer or an account.
+func CheckName(s string) error {
 	if s == "" || len(s) > maxName || !utf8.ValidString(s) || strings.ContainsRune(s, ':') ||
 		strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return fmt.Errorf("the %s must be 1 to %d bytes of text without a colon", what, maxName)
+		return fmt.Errorf("%.40q must be 1 to %d bytes of text without a colon", s, maxName)
 	}
 	return nil
 }
 
 func (t Token) check() error {
-	if err := checkName("issuer", t.Issuer); err != nil {
-		return err
+	if err := CheckName(t.Issuer); err != nil {
+		return fmt.Errorf("issuer %w", err)
 	}
-	if err := checkName("account", t.Account); err != nil {
-		return err
+	if err := CheckName(t.Account); err != nil {
+		return fmt.Errorf("account %w", err)
 	}
 	if err := CheckSecret(t.Secret); err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/sekisho/sekisho/door/pam"
 	"github.com/sekisho/sekisho/krb/clock"
 	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/otp/prove"
 	"github.com/sekisho/sekisho/pamhelper"
 	"github.com/sekisho/sekisho/realm"
 	"github.com/sekisho/sekisho/reaper"
@@ -47,6 +48,8 @@ type daemon struct {
 	provider  ldapsync.Provider // of the directory
 	clock     *clock.Guard
 	passwords *passwords
+	codes     *prove.Checker // nil unless pam.otp is totp
+	proofs    *proofMemory
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
 	pam       *pam.Server     // nil when switched off
 	pamSocket *net.UnixListener
@@ -85,8 +88,15 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if d.passwords, err = d.buildPasswords(provider, base, in); err != nil {
 		return nil, err
 	}
+	if c.PAM.Enabled && c.OTPProver() == "totp" && !c.Follows() {
+		if err := d.buildCodes(in, base); err != nil {
+			return nil, err
+		}
+	}
+	d.proofs = newProofMemory(d.state, d.now, log.WithField("part", "codes"))
 	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now,
 		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,
+		Recent: d.proofs.recent, Remember: d.proofs.remember,
 		MaxSessions: c.Sessions.MaxPerUser}); err != nil {
 		return nil, err
 	}
@@ -251,6 +261,7 @@ func (d *daemon) run(told context.Context) error {
 	}
 	d.servePAM(doors, fail)
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
+	follower.all.Go(func() { d.proofs.run(follower.ctx) })
 	doors.all.Go(func() { d.watch(doors.ctx) })
 	doors.all.Go(func() { d.reap(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })

@@ -35,16 +35,19 @@ func inherit() (inherited, error) {
 
 // password reads the bind password out of its pipe; false when none was
 // handed on.
-func (in inherited) password() (string, bool, error) {
-	f := in[fdPassword]
+func (in inherited) password() (string, bool, error) { return in.secret(fdPassword) }
+
+// secret reads what was handed on by that name out of its pipe.
+func (in inherited) secret(name string) (string, bool, error) {
+	f := in[name]
 	if f == nil {
 		return "", false, nil
 	}
 	defer f.Close()
-	delete(in, fdPassword)
+	delete(in, name)
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return "", false, fmt.Errorf("reading the password that was handed on: %w", err)
+		return "", false, fmt.Errorf("reading the %s that was handed on: %w", name, err)
 	}
 	return string(b), true, nil
 }

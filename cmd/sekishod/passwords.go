@@ -61,8 +61,8 @@ func (d *daemon) buildPasswords(provider ldapsync.Provider, base string, in inhe
 	if err != nil {
 		return nil, fmt.Errorf("pam.password: %w", err)
 	}
-	if d.cfg.PAM.OTP != "" {
-		if p.provers[broker.ProofOTP], err = d.proveByPAM(in, strings.TrimPrefix(d.cfg.PAM.OTP, "pam:"), broker.ProofOTP); err != nil {
+	if service, ok := strings.CutPrefix(d.cfg.OTPProver(), "pam:"); ok {
+		if p.provers[broker.ProofOTP], err = d.proveByPAM(in, service, broker.ProofOTP); err != nil {
 			return nil, fmt.Errorf("pam.otp: %w", err)
 		}
 	}

@@ -36,6 +36,7 @@ const inheritedEnv = "SEKISHOD_INHERITED"
 const (
 	fdUserDB   = "userdb"   // a bound socket that does not listen yet
 	fdPassword = "password" // a pipe with the bind password
+	fdCodes    = "codes"    // and one with that of otp.bind_dn
 	fdReaper   = "reaper"   // an end of the socket pair with sekisho-reaper
 )
 
@@ -67,8 +68,11 @@ func becomeService(c config.Config) error {
 		defer f.Close() // keeps it open until execve
 		hand = append(hand, fmt.Sprintf("%s=%d", fdUserDB, f.Fd()))
 	}
-	if c.Directory.PasswordFile != "" {
-		secret, err := config.ReadSecret(c.Directory.PasswordFile)
+	for _, p := range []struct{ name, file string }{{fdPassword, c.Directory.PasswordFile}, {fdCodes, c.OTP.PasswordFile}} {
+		if p.file == "" {
+			continue
+		}
+		secret, err := config.ReadSecret(p.file)
 		if err != nil {
 			return err
 		}
@@ -76,7 +80,7 @@ func becomeService(c config.Config) error {
 		if err != nil {
 			return err
 		}
-		hand = append(hand, fmt.Sprintf("%s=%d", fdPassword, fd))
+		hand = append(hand, fmt.Sprintf("%s=%d", p.name, fd))
 	}
 	if c.PAM.Enabled { // before sekisho-pam: it takes us out of a session's cgroup
 		f, err := startReaper(c.PAMSocket())

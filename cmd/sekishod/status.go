@@ -128,7 +128,7 @@ func (d *daemon) status() report.Status {
 		}
 	}
 	if d.pam != nil {
-		r.PAM = &report.PAM{Password: d.cfg.PasswordProver(), OTP: d.cfg.PAM.OTP, Sessions: d.pam.Opened()}
+		r.PAM = &report.PAM{Password: d.cfg.PasswordProver(), OTP: d.cfg.OTPProver(), Sessions: d.pam.Opened()}
 		c := d.clock.Status()
 		r.Clock = &report.Clock{State: c.State.String(), Text: clip(c.Text)}
 	}

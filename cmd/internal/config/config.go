@@ -164,8 +164,10 @@ type PAM struct {
 	// PAM stack of this host), or `none`. Empty: `kdc` with the embedded realm,
 	// `ldap` with a directory that somebody else runs.
 	Password string `toml:"password"`
-	// OTP says who finds out whether a one-time code is right: `pam:SERVICE`.
-	// Empty: nobody, and rules that ask for one let nobody in.
+	// OTP says who finds out whether a one-time code is right: `totp` (sekishod, by
+	// the tokens in the directory; see docs/otp.md), `pam:SERVICE`, or `none`: then
+	// rules that ask for one let nobody in. Empty: `totp` with the embedded realm and
+	// on a host that follows a broker, which is asked; else `none`.
 	OTP string `toml:"otp"`
 	// TicketLife is how long a session's ticket lives; it is renewed in time. The
 	// KDC may give less.
@@ -243,10 +245,12 @@ type OTP struct {
 	// Issuer is what authenticator apps show beside the user's name. Empty: the
 	// realm's or the directory's domain.
 	Issuer string `toml:"issuer"`
-	// Drift is how many time steps before and after now a code may be of.
+	// Drift is how many time steps before and after now a code may be of, up to 20.
+	// slapo-otp uses what was set when the token was made.
 	Drift int `toml:"drift"`
 	// BindDN is the account of an external directory that may read oathSecret and
-	// write oathTOTPLastTimeStep. The embedded realm has its own.
+	// write oathTOTPLastTimeStep. It must not be directory.bind_dn. The embedded
+	// realm has its own.
 	BindDN string `toml:"bind_dn"`
 	// PasswordFile holds its password, as directory.password_file.
 	PasswordFile string `toml:"password_file"`

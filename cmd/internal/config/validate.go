@@ -25,7 +25,7 @@ var (
 // validate tells what is wrong, by the key's name, and how to mend it.
 func (c Config) validate() error {
 	for _, check := range []func(Config) error{
-		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkRest, Config.checkState,
+		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState,
 	} {
 		if err := check(c); err != nil {
 			return err
@@ -197,9 +197,6 @@ func (c Config) checkPAM() error {
 	p := c.PAM
 	if !slices.Contains([]string{"", "kdc", "ldap", "none"}, p.Password) && !isPAMProver(p.Password) {
 		return fmt.Errorf("pam.password %q must be kdc, ldap, none or pam:SERVICE", clip(p.Password))
-	}
-	if p.OTP != "" && !isPAMProver(p.OTP) {
-		return fmt.Errorf("pam.otp %q must be pam:SERVICE, with the name of a file in /etc/pam.d", clip(p.OTP))
 	}
 	if p.TicketLife < Duration(5*time.Minute) || p.TicketRenew < 0 {
 		return errors.New("pam.ticket_life must be 5m or longer, and pam.ticket_renew not below zero")
