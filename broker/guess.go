@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"sync"
 	"time"
@@ -34,9 +33,9 @@ const (
 	// firstWait is the wait after the first wrong guess that is not free. Each
 	// further one doubles it.
 	firstWait = 2 * time.Second
-	// halving is after how many times LongestWait a counter has lost half of
+	// GuessHalving is after how many times LongestWait a counter has lost half of
 	// what it counted.
-	halving = 8
+	GuessHalving = 8
 	// sprayFree is how many wrong guesses may come from anywhere unknown at
 	// once, and sprayHalving how long the counter of them takes to lose half: the
 	// trickle that is left is sprayFree·ln 2/sprayHalving, 1.4 a second. In the
@@ -87,7 +86,7 @@ func (c GuessConfig) validate() error {
 }
 
 // Guesses limits wrong passwords and codes, before the directory is asked. It
-// keeps all in memory, bounded, whatever is tried; see share.go for what brokers
+// keeps all in memory, bounded, whatever is tried; see GuessCount for what brokers
 // tell each other. Its methods may be called from any goroutine.
 //
 // An attempt from a network from which the same user has signed in before is
@@ -227,7 +226,7 @@ func (g *Guesses) Settle(_ context.Context, a Attempt, o Outcome) {
 		notes = g.land(es[0], now, o == Deny)
 	}
 	if o == Allow {
-		notes = append(notes, g.welcome(k, a, now)...)
+		notes = append(notes, g.welcome(k, a.Host, now)...)
 	}
 	g.mu.Unlock()
 	g.note(notes)
@@ -255,6 +254,3 @@ func later(a, b time.Time) time.Time {
 	}
 	return a
 }
-
-// String is for people: "user alice", "source 203.0.113.0/24".
-func (l Lockout) String() string { return fmt.Sprintf("%s %s", l.Kind, l.Name) }

@@ -86,7 +86,7 @@ func (g *Guesses) half(k GuessKind) time.Duration {
 	if k == GuessSpray {
 		return sprayHalving
 	}
-	return halving * g.c.LongestWait
+	return GuessHalving * g.c.LongestWait
 }
 
 // free is how many of a kind may be wrong before anybody waits.

@@ -69,8 +69,15 @@ func (g *Guesses) budgets(k flightKey, known bool) []budget {
 	if known {
 		return []budget{{GuessPair, k.pair()}}
 	}
-	return []budget{{GuessUser, k.user}, {GuessSource, k.source}, {GuessSpray, ""}}
+	all := []budget{{GuessUser, k.user}, {GuessSpray, ""}, {GuessSource, k.source}}
+	if k.elsewhere() { // that is no network: one guesser there would keep all others waiting
+		all = all[:2]
+	}
+	return all
 }
+
+// elsewhere is somewhere on the network, nobody knows where.
+func (k flightKey) elsewhere() bool { return strings.HasPrefix(k.source, "to ") }
 
 // pair names the counter of a user and a network that is known good.
 func (k flightKey) pair() string { return k.source + " " + k.user }

@@ -130,15 +130,15 @@ func (k *knownGood) sweep(now time.Time, keep time.Duration) {
 }
 
 // welcome notes that a user is in; mu is held.
-func (g *Guesses) welcome(k flightKey, a Attempt, now time.Time) []LockoutEvent {
+func (g *Guesses) welcome(k flightKey, by HostName, now time.Time) []LockoutEvent {
 	var notes []LockoutEvent
 	if c := g.counters[GuessPair][k.pair()]; c != nil {
 		notes = g.clear(c, now, "")
 	}
-	if a.Remote && !a.From.IsValid() {
-		return notes // anywhere is no network that could be good
+	if k.elsewhere() {
+		return notes // that is no network that could be good
 	}
-	key := knownKey{k.user, k.source, bounded(string(a.Host))}
+	key := knownKey{k.user, k.source, bounded(string(by))}
 	if g.known.put(key, now, g.c.KnownGood) {
 		g.learned[key] = struct{}{}
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,9 @@ type Lockout struct {
 	Until time.Time `json:"until"`
 }
 
+// String is for people: "user alice", "source 203.0.113.0/24", "spray".
+func (l Lockout) String() string { return strings.TrimSpace(string(l.Kind) + " " + l.Name) }
+
 // LockoutEvent is the beginning or the end of a lockout. One that ends by time
 // alone has no end of its own: Until says it.
 type LockoutEvent struct {
@@ -27,6 +31,21 @@ type LockoutEvent struct {
 	// signed in.
 	By string
 	Lockout
+}
+
+// Parts are the user and the network that a lockout is about; one of them may be
+// empty.
+func (l Lockout) Parts() (user UserName, source string) {
+	switch l.Kind {
+	case GuessUser:
+		return UserName(l.Name), ""
+	case GuessSource:
+		return "", l.Name
+	case GuessPair:
+		s, u := splitPair(l.Name)
+		return UserName(u), s
+	}
+	return "", ""
 }
 
 func (g *Guesses) lockout(c *counter, now, until time.Time) Lockout {

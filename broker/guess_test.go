@@ -367,6 +367,21 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+// Somebody elsewhere of unknown address is held back for the user alone: others
+// who come the same way do not wait for him.
+func TestElsewhere(t *testing.T) {
+	w := newGuessing(t)
+	away := func(user UserName) Attempt { return Attempt{User: user, Host: "kdc", Door: "kdc", Remote: true} }
+	for i := range 100 {
+		if !w.guess(away(UserName(fmt.Sprint("user", i))), Deny) {
+			t.Fatalf("number %d waits for the others", i)
+		}
+	}
+	if got := w.passed(100, away("alice")); got != 5 {
+		t.Errorf("%d of 100 for one user were let through, not 5", got)
+	}
+}
+
 // The clock goes back by a day: nobody waits longer than the longest wait.
 func TestGuessesAndAClockSetBack(t *testing.T) {
 	w := newGuessing(t)

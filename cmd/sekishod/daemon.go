@@ -48,6 +48,7 @@ type daemon struct {
 	provider  ldapsync.Provider // of the directory
 	clock     *clock.Guard
 	passwords *passwords
+	guesses   *guesses
 	codes     *prove.Checker // nil unless pam.otp is totp
 	proofs    *proofMemory
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
@@ -94,9 +95,13 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		}
 	}
 	d.proofs = newProofMemory(d.state, d.now, log.WithField("part", "codes"))
+	if err := d.buildGuesses(); err != nil {
+		return nil, err
+	}
 	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now,
 		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,
 		Recent: d.proofs.recent, Remember: d.proofs.remember,
+		Take: d.guesses.take, Settle: d.guesses.settle, Pause: pause,
 		MaxSessions: c.Sessions.MaxPerUser}); err != nil {
 		return nil, err
 	}
@@ -168,6 +173,9 @@ func (d *daemon) buildLocal() error {
 		wire.VerbWhy:    whyVerb(d.broker, d.wrongClock),
 		wire.VerbStatus: d.statusVerb(),
 		wire.VerbAccept: d.acceptVerb(),
+
+		report.VerbLockouts: d.lockoutsVerb(),
+		report.VerbUnlock:   d.unlockVerb(),
 
 		report.VerbSessions: d.sessionsVerb(),
 		report.VerbKill:     d.killVerb(),
@@ -262,6 +270,7 @@ func (d *daemon) run(told context.Context) error {
 	d.servePAM(doors, fail)
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	follower.all.Go(func() { d.proofs.run(follower.ctx) })
+	d.runGuesses(follower, fail)
 	doors.all.Go(func() { d.watch(doors.ctx) })
 	doors.all.Go(func() { d.reap(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })

@@ -70,27 +70,32 @@ func (d *daemon) passwdVerb() local.Verb {
 		May:    local.Self,
 		Fields: []string{wire.FieldUser, report.FieldOld, report.FieldNew},
 		Do: func(ctx context.Context, c local.Caller, r wire.Request) wire.Answer {
-			select {
-			case turn <- struct{}{}:
-				defer func() { <-turn }()
-			case <-ctx.Done():
-				return wire.Answer{Reason: wire.ReasonBusy, Text: "too many password changes at once: try again"}
-			}
 			user := r.Get(wire.FieldUser)
-			err := d.realm.ChangePassword(ctx, user, r.Get(report.FieldOld), r.Get(report.FieldNew))
+			err := d.tryOld(ctx, user, func() error {
+				select {
+				case turn <- struct{}{}:
+					defer func() { <-turn }()
+				case <-ctx.Done():
+					return errBusy
+				}
+				return d.realm.ChangePassword(ctx, user, r.Get(report.FieldOld), r.Get(report.FieldNew))
+			})
 			e := d.log.WithField("user", user).WithField("uid", c.UID)
 			var refused *realm.PasswordRefused
 			switch {
 			case err == nil:
 				e.Info("password changed")
 				return wire.Answer{Outcome: wire.Yes}
-			case errors.Is(err, realm.ErrWrongPassword), errors.Is(err, realm.ErrLocked):
-				e.Warn("password change refused: wrong password or account locked")
-				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked"}
+			case errors.Is(err, realm.ErrWrongPassword), errors.Is(err, realm.ErrLocked), errors.Is(err, errThrottled):
+				e.WithError(err).Warn("password change refused")
+				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, there were too many wrong ones, or the account is locked"}
 			case errors.As(err, &refused):
 				return wire.Answer{Outcome: wire.No, Reason: "password-refused", Text: clip(refused.Error())}
 			}
 			e.WithError(err).Warn("password not changed")
+			if errors.Is(err, errBusy) {
+				return wire.Answer{Reason: wire.ReasonBusy, Text: err.Error()}
+			}
 			return wire.Answer{Reason: "password", Text: err.Error()}
 		},
 	}

@@ -25,7 +25,7 @@ var (
 // validate tells what is wrong, by the key's name, and how to mend it.
 func (c Config) validate() error {
 	for _, check := range []func(Config) error{
-		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState,
+		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState, Config.checkGuessing,
 	} {
 		if err := check(c); err != nil {
 			return err
