@@ -3,31 +3,34 @@ package broker
 import "context"
 
 // Prove has a claim judged for which no rule is asked, because nobody enters
-// anything by it: a ticket from the KDC. The account must be open (Standing), the
-// attempt allowed (Config.Take), and what was shown right. It is recorded; a yes
-// has ReasonDeferred and grants nothing.
+// anything by it: a ticket from the KDC. The account must be open, as for Standing;
+// the attempt allowed (Config.Take); and what was shown right, which prove finds
+// out. It is recorded; a yes has ReasonDeferred and grants nothing.
 //
-// prove is called whatever the account's state is, so that a refusal takes the
-// same time.
-func (b *Broker) Prove(ctx context.Context, r Request, p Proof, prove func(context.Context, Claim) Proven) Decision {
+// prove is called whatever the account's state, and a refusal takes its time
+// (RefusalTime). When it could not be found out whether what was shown is right,
+// that is the answer for everybody.
+func (b *Broker) Prove(ctx context.Context, r Request, shown Proof, prove func(context.Context, Claim) Proven) Decision {
 	v := b.c.Directory()
-	a := Attempt{User: r.User, From: r.From, Host: r.Target.Host, Door: r.Door, Proof: p}
-	if b.c.Take != nil {
-		if may := b.c.Take(ctx, a); !may.OK {
-			d := cannot(v, b.c.Now(), Proven{Reason: ReasonThrottled})
-			if may.Unknown {
-				d = cannot(v, b.c.Now(), Proven{Outcome: Unknown, Reason: ReasonState})
-			}
-			return b.record(r, d)
-		}
-	}
 	d := standing(v, r, b.c.Now())
-	proven := prove(ctx, claim(v, r))
-	if d.Outcome == Allow && proven.Outcome != Allow {
-		d = cannot(v, b.c.Now(), proven)
+	if d.Outcome == Unknown { // whatever was shown, and nothing is used up for it
+		return b.record(r, d)
 	}
-	if b.c.Settle != nil {
-		b.c.Settle(ctx, a, d.Outcome)
+	t := b.trial(r, shown)
+	t.replied = b.c.Now()
+	var p Proven
+	if t.take(ctx) {
+		p = prove(ctx, claim(v, r))
+	} else {
+		p = *t.stopped
 	}
-	return b.record(r, d)
+	if p.Outcome != Allow && (d.Outcome == Allow || p.Outcome == Unknown) {
+		d = cannot(v, b.c.Now(), p)
+	}
+	d = b.record(r, d)
+	t.settle(ctx, p, d.Outcome)
+	if d.Outcome == Deny {
+		t.pause(ctx)
+	}
+	return d
 }

@@ -29,7 +29,8 @@ type Config struct {
 	// Callers are the uids that may ask: the KDC's. Root is none of them unless it
 	// is named.
 	Callers []uint32
-	// Max is how many requests are judged at once; default 64.
+	// Max is how many requests are judged at once; default 256, the identifiers of a
+	// connection.
 	Max int
 	// Limit is how long one may be judged; default 20 s.
 	Limit time.Duration
@@ -51,7 +52,7 @@ func (c Config) validate() (Config, error) {
 		return c, errors.New("the KDC's door: a negative limit")
 	}
 	if c.Max == 0 {
-		c.Max = 64
+		c.Max = 256
 	}
 	if c.Limit == 0 {
 		c.Limit = 20 * time.Second
@@ -179,7 +180,7 @@ func (t *talk) take(ctx context.Context, packet []byte) error {
 func (t *talk) judge(ctx context.Context, r request, sum [sha256.Size]byte) {
 	ctx, cancel := context.WithTimeout(ctx, t.s.c.Limit)
 	defer cancel()
-	d := t.s.c.SignIn(ctx, broker.Request{User: broker.UserName(r.user), Door: Door, Target: broker.Target{Host: t.s.c.Host}}, r.typed)
+	d := t.s.c.SignIn(ctx, broker.Request{User: broker.UserName(r.user), Door: Door, Remote: true, Target: broker.Target{Host: t.s.c.Host}}, r.typed)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.seen[r.id].sum != sum { // the identifier was used anew
