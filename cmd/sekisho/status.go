@@ -145,6 +145,16 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		}
 		row("clock", "%s: %s", state, c.Text)
 	}
+	if u := s.Audit; u != nil {
+		state := fmt.Sprintf("%s, %d sealed, in %s", count(int(u.Seq), "record"), u.Sealed, u.File)
+		if u.Error != "" {
+			state = "NOT WRITTEN, NOBODY IS LET IN: " + u.Error + "; " + state
+		}
+		if u.SyslogLost > 0 {
+			state += fmt.Sprintf("; syslog did not take %d", u.SyslogLost)
+		}
+		row("audit", "%s", state)
+	}
 	if k := s.Socket; k != nil {
 		row("socket", "%s answered, %d denied, %d malformed, %d turned away, %d open", count(int(k.Requests), "request"), k.Denied, k.Malformed, k.Busy, k.Open)
 	}

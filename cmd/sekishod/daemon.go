@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/sekisho/sekisho/audit"
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/cmd/internal/accounts"
 	"github.com/sekisho/sekisho/cmd/internal/config"
@@ -39,6 +40,7 @@ type daemon struct {
 
 	realm  *realm.Realm // nil with an external directory
 	sync   *ldapsync.Sync
+	audit  *audit.Log
 	broker *broker.Broker
 	state  state.Store
 	local  *local.Server
@@ -86,6 +88,9 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err := d.buildState(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.buildAudit(); err != nil {
+		return nil, err
+	}
 	if d.passwords, err = d.buildPasswords(provider, base, in); err != nil {
 		return nil, err
 	}
@@ -98,7 +103,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err := d.buildGuesses(); err != nil {
 		return nil, err
 	}
-	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: rec.record, Now: d.now,
+	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: d.record(rec), RecordSession: d.audit.Session, Now: d.now,
 		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,
 		Recent: d.proofs.recent, Remember: d.proofs.remember,
 		Take: d.guesses.take, Settle: d.guesses.settle, Pause: pause,
@@ -310,6 +315,7 @@ func (d *daemon) run(told context.Context) error {
 			d.log.WithError(err).Warn("letting go of a prover")
 		}
 	}
+	d.closeAudit()
 	d.closeState()
 	if told.Err() == nil {
 		return context.Cause(ctx)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -23,7 +24,7 @@ var errLogFull = errors.New("the log is not being read: more than 4 MiB wait to 
 // logWriter writes whole lines from memory, many at once, so that a decision
 // costs no system call, and a reader of the log that hangs hangs nobody's
 // login. A Write is refused while the buffer is full or the last write to the
-// file failed: then grants are withheld.
+// file failed.
 type logWriter struct {
 	out  io.Writer
 	wake chan struct{} // capacity 1
@@ -130,9 +131,11 @@ func newLogger(c config.Log, out io.Writer) (*logrus.Entry, error) {
 	return logrus.NewEntry(l), nil
 }
 
-// recorder writes one line for each decision, grant or refusal. It stands in
-// for the audit record, and keeps its rule: no line, no grant.
+// recorder writes one line for each decision, grant or refusal, as far as the log
+// takes them: what must not be lost is in the audit record.
 type recorder struct {
+	lost atomic.Uint64 // lines that the log did not take
+
 	out  io.Writer
 	text bool // key=value instead of JSON
 	now  func() time.Time
@@ -144,15 +147,13 @@ func newRecorder(c config.Log, out io.Writer, now func() time.Time) *recorder {
 		pool: sync.Pool{New: func() any { b := make([]byte, 0, 512); return &b }}}
 }
 
-// record is broker.Config.Record.
-func (r *recorder) record(q broker.Request, d broker.Decision) error {
+// record writes a decision's line. What the log has not taken it says as soon as it
+// takes lines again.
+func (r *recorder) record(q broker.Request, d broker.Decision) {
 	p := r.pool.Get().(*[]byte)
 	l := line{b: (*p)[:0], text: r.text}
 	l.open()
-	l.field("time")
-	l.b = append(l.b, '"')
-	l.b = r.now().AppendFormat(l.b, time.RFC3339Nano)
-	l.b = append(l.b, '"')
+	l.time(r.now())
 	l.string("level", "info")
 	l.string("msg", "decision")
 	l.string("door", string(q.Door))
@@ -178,10 +179,22 @@ func (r *recorder) record(q broker.Request, d broker.Decision) error {
 		l.number("age_seconds", uint64(d.Age/time.Second))
 	}
 	l.close()
-	_, err := r.out.Write(l.b)
+	if _, err := r.out.Write(l.b); err != nil {
+		r.lost.Add(1)
+	} else if n := r.lost.Swap(0); n > 0 {
+		l := line{b: l.b[:0], text: r.text}
+		l.open()
+		l.time(r.now())
+		l.string("level", "warning")
+		l.string("msg", "decisions are missing here, because the log was not being read: they are in the audit record")
+		l.number("missing", n)
+		l.close()
+		if _, err := r.out.Write(l.b); err != nil {
+			r.lost.Add(n)
+		}
+	}
 	*p = l.b
 	r.pool.Put(p)
-	return err
 }
 
 // line is one line of the log being made.
@@ -218,6 +231,13 @@ func (l *line) field(name string) {
 	} else {
 		l.b = append(append(append(l.b, '"'), name...), '"', ':')
 	}
+}
+
+func (l *line) time(t time.Time) {
+	l.field("time")
+	l.b = append(l.b, '"')
+	l.b = t.AppendFormat(l.b, time.RFC3339Nano)
+	l.b = append(l.b, '"')
 }
 
 func (l *line) number(name string, n uint64) {

@@ -137,6 +137,7 @@ func (d *daemon) status() report.Status {
 		c := d.clock.Status()
 		r.Clock = &report.Clock{State: c.State.String(), Text: clip(c.Text)}
 	}
+	r.Audit = d.auditReport()
 	st := d.local.Stats()
 	r.Socket = &report.Socket{Open: st.Open, Requests: st.Requests, Denied: st.Denied, Malformed: st.Malformed, Busy: st.Busy}
 	return r

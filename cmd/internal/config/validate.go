@@ -26,6 +26,7 @@ var (
 func (c Config) validate() error {
 	for _, check := range []func(Config) error{
 		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState, Config.checkGuessing,
+		Config.checkAudit,
 	} {
 		if err := check(c); err != nil {
 			return err

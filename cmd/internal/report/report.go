@@ -83,6 +83,7 @@ type Status struct {
 	Realm     []Child   `json:"realm,omitempty"`
 	LDAPI     string    `json:"ldapi,omitempty"`
 	Socket    *Socket   `json:"socket,omitempty"`
+	Audit     *Audit    `json:"audit,omitempty"`
 	UserDB    string    `json:"userdb"` // off, waiting (for a first snapshot), on
 	PAM       *PAM      `json:"pam,omitempty"`
 	Clock     *Clock    `json:"clock,omitempty"`
@@ -118,6 +119,17 @@ type PAM struct {
 	Password string `json:"password"`      // who proves passwords: kdc, ldap, pam:SERVICE, none
 	OTP      string `json:"otp,omitempty"` // who proves one-time codes
 	Sessions int    `json:"sessions"`      // open
+}
+
+// Audit is the record of decisions.
+type Audit struct {
+	Seq        uint64 `json:"seq"` // of the last record on the disk
+	File       string `json:"file"`
+	Sealed     uint64 `json:"sealed"` // the last seal's
+	Key        string `json:"key"`    // public
+	Queued     int    `json:"queued"` // bytes that wait for the disk
+	Error      string `json:"error,omitempty"`
+	SyslogLost uint64 `json:"syslog_lost,omitempty"`
 }
 
 // Clock is what the clock guard knows.
