@@ -56,6 +56,7 @@ type daemon struct {
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
 	pam       *pam.Server     // nil when switched off
 	pamSocket *net.UnixListener
+	kdcDoor   *kdcDoor // nil without an embedded realm
 	reaper    *reaper.Client // ends sessions
 }
 
@@ -120,6 +121,9 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	if err := d.buildPAM(); err != nil {
+		return nil, err
+	}
+	if err := d.buildKDCDoor(); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -273,6 +277,7 @@ func (d *daemon) run(told context.Context) error {
 		doors.do("userdb", fail, func(ctx context.Context) error { return d.users.serve(ctx, d) })
 	}
 	d.servePAM(doors, fail)
+	d.serveKDC(doors, fail)
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	follower.all.Go(func() { d.proofs.run(follower.ctx) })
 	d.runGuesses(follower, fail)
