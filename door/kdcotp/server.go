@@ -180,7 +180,7 @@ func (t *talk) take(ctx context.Context, packet []byte) error {
 func (t *talk) judge(ctx context.Context, r request, sum [sha256.Size]byte) {
 	ctx, cancel := context.WithTimeout(ctx, t.s.c.Limit)
 	defer cancel()
-	d := t.s.c.SignIn(ctx, broker.Request{User: broker.UserName(r.user), Door: Door, Remote: true, Target: broker.Target{Host: t.s.c.Host}, Remote: true}, r.typed)
+	d := t.s.c.SignIn(ctx, broker.Request{User: broker.UserName(r.user), Door: Door, Remote: true, Target: broker.Target{Host: t.s.c.Host}}, r.typed)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.seen[r.id].sum != sum { // the identifier was used anew
