@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +52,24 @@ func (c *Cmd) Start() error {
 	if c.in == nil {
 		return c.Cmd.Start()
 	}
-	return c.in.do(c.Cmd.Start)
+	return c.in.do(c.startThere)
+}
+
+// startThere starts the process in the root of its host's cgroups, if it has
+// any: entering namespaces does not do that.
+func (c *Cmd) startThere() error {
+	if isCgroup2(cgroupDir) {
+		f, err := os.Open(cgroupDir)
+		if err != nil {
+			return fmt.Errorf("opening the cgroup of %s: %w", c.in.what, err)
+		}
+		defer f.Close()
+		if c.SysProcAttr == nil {
+			c.SysProcAttr = &syscall.SysProcAttr{}
+		}
+		c.SysProcAttr.UseCgroupFD, c.SysProcAttr.CgroupFD = true, int(f.Fd())
+	}
+	return c.Cmd.Start()
 }
 
 // Run starts the process and waits for it.
@@ -117,7 +136,7 @@ func (n *namespace) enter() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("entering %s: unshare: %w", n.what, err)
 	}
-	if err := unix.Setns(n.pidfd, namespaces); err != nil {
+	if err := unix.Setns(n.pidfd, namespaces|unix.CLONE_NEWCGROUP); err != nil {
 		if err == unix.ESRCH {
 			return fmt.Errorf("entering %s: it is down", n.what)
 		}

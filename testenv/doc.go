@@ -13,6 +13,9 @@
 //   - / is read-only, except the module's directory and what the go tool's flags
 //     name. /etc, /var, /usr/local and /opt are overlays, /run, /tmp, /home, /root
 //     and /mnt are empty and in memory. All of it is gone when the run ends.
+//   - /sys/fs/cgroup is cgroup2, where the machine has it: a folder of the
+//     machine's that is removed at the end. Every host has one of its own in it,
+//     unless its world does without (WorldConfig.NoCgroup).
 //   - There is no route out. Loopback is up; the bridge "world" has 203.0.113.1
 //     and 2001:db8::1, and every host is on it.
 //   - TMPDIR (so t.TempDir) is /mnt/tmp, whose parents are root's and not writable

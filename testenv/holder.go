@@ -129,8 +129,18 @@ func startHolder(dir string, spec *sandboxSpec) (*Holder, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{specR, readyW}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("making namespaces: %w", err)
+	group, err := newCgroup()
+	if err != nil {
+		return nil, err
+	}
+	spec.Cgroup = group != ""
+	folder, err := bornIn(group, cmd.SysProcAttr)
+	if err == nil {
+		err = cmd.Start()
+		folder.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making namespaces: %w", err), removeCgroup(group))
 	}
 	specR.Close()
 	readyW.Close()
@@ -152,7 +162,7 @@ func startHolder(dir string, spec *sandboxSpec) (*Holder, error) {
 	if err != nil {
 		cmd.Process.Kill()
 		cmd.Wait()
-		return nil, errors.Join(err, forget(dir))
+		return nil, errors.Join(err, forget(dir), removeCgroup(group))
 	}
 	// It is to outlive us; the machine's init waits for it then.
 	if err := cmd.Process.Release(); err != nil {
@@ -240,6 +250,7 @@ func StopHolder(dir string) error {
 }
 
 func (h *Holder) kill() error {
+	group := cgroupOf(h.Pid) // the whole of it is killed with its init
 	if err := unix.PidfdSendSignal(h.ns.pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return err
 	}
@@ -250,7 +261,10 @@ func (h *Holder) kill() error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	return unix.Close(h.ns.pidfd)
+	if err := unix.Close(h.ns.pidfd); err != nil || !strings.HasPrefix(filepath.Base(group), cgroupPrefix) {
+		return err
+	}
+	return removeCgroup(group)
 }
 
 // forget removes dir when it is a holder's, or empty.

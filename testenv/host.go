@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Host is one machine of the world: own mount, pid, net, ipc and uts
+// Host is one machine of the world: own mount, pid, net, ipc, uts and cgroup
 // namespaces; own /etc and /var over the sandbox's; empty /run, /tmp, /home and
 // /root; one network card, eth0, on the bridge.
 type Host struct {
@@ -47,6 +47,7 @@ type Host struct {
 type hostSpec struct {
 	Name, FQDN, Dir string
 	Addr, Addr6     string // with prefix length; Addr6 may be empty
+	Cgroup          bool   // it was born in a cgroup of its own
 }
 
 func newHost(w *World, name string) (_ *Host, err error) {
@@ -112,7 +113,12 @@ func (h *Host) boot() error {
 	h.first.Stdout, h.first.Stderr = log, log
 	h.first.ExtraFiles = []*os.File{specR, readyW}
 	h.first.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true}
-	if err := h.first.Start(); err != nil {
+	folder, err := h.makeCgroup()
+	if err == nil {
+		err = h.first.Start()
+		folder.Close()
+	}
+	if err != nil {
 		h.first = nil
 		return fmt.Errorf("making namespaces: %w", err)
 	}
@@ -129,7 +135,7 @@ func (h *Host) boot() error {
 	}); err != nil {
 		return err
 	}
-	spec := hostSpec{Name: h.Name, FQDN: h.FQDN, Dir: h.dir, Addr: h.Addr.String() + "/24"}
+	spec := hostSpec{Name: h.Name, FQDN: h.FQDN, Dir: h.dir, Addr: h.Addr.String() + "/24", Cgroup: h.cgroup() != ""}
 	if h.Addr6.IsValid() {
 		spec.Addr6 = h.Addr6.String() + "/64"
 	}
@@ -145,6 +151,26 @@ func (h *Host) boot() error {
 		return fmt.Errorf("its init says: %s", answer)
 	}
 	return h.forwarding()
+}
+
+// cgroup is the host's folder as the sandbox sees it, "" when it has none.
+func (h *Host) cgroup() string {
+	if h.world.NoCgroup || !isCgroup2(cgroupDir) {
+		return ""
+	}
+	return filepath.Join(cgroupDir, h.world.Name+"."+h.Name)
+}
+
+// makeCgroup makes it, for the host's init to be born in.
+func (h *Host) makeCgroup() (*os.File, error) {
+	dir := h.cgroup()
+	if dir == "" {
+		return nil, nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making a cgroup: %w", err)
+	}
+	return bornIn(dir, h.first.SysProcAttr)
 }
 
 // forwarding waits until the bridge passes the host's packets: the kernel
@@ -220,7 +246,7 @@ func setUpHost(spec hostSpec) error {
 			return err
 		}
 	}
-	if err := mountOwn(); err != nil {
+	if err := mountOwn(spec.Cgroup); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(spec.FQDN)); err != nil {
@@ -367,6 +393,9 @@ func (h *Host) Close() error {
 		}
 		errs = append(errs, unix.Close(h.ns.pidfd))
 		h.ns.pidfd = -1
+	}
+	if dir := h.cgroup(); dir != "" {
+		errs = append(errs, removeCgroup(dir))
 	}
 	errs = append(errs, os.RemoveAll(h.dir), freeAddr(h.num))
 	return errors.Join(errs...)

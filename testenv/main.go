@@ -97,6 +97,7 @@ type sandboxSpec struct {
 	Programs map[string]string // name of a program of cmd/ to the built file
 	Failed   map[string]string // name of a program to why it could not be built
 	GiveBack []string          // under sudo: what the caller shall own afterwards
+	Cgroup   bool              // it was born in a cgroup of its own
 }
 
 // testSpec is the spec for the run of this test binary.
@@ -286,7 +287,20 @@ func runSandbox(spec *sandboxSpec, gone <-chan struct{}) (int, error) {
 		Pdeathsig:  syscall.SIGKILL,
 		Setpgid:    true, // a terminal's ^C comes once, through forward
 	}
-	err = cmd.Start()
+	group, err := newCgroup()
+	if err != nil {
+		r.Close()
+		return 0, err
+	}
+	if group != "" {
+		defer removeCgroup(group)
+		spec.Cgroup = true
+	}
+	dir, err := bornIn(group, cmd.SysProcAttr)
+	if err == nil {
+		err = cmd.Start()
+		dir.Close()
+	}
 	r.Close()
 	if err != nil {
 		return 0, fmt.Errorf("making namespaces: %w (is this a container without CAP_SYS_ADMIN?)", err)

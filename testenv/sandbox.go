@@ -166,7 +166,7 @@ func setUpSandbox(spec *sandboxSpec) error {
 			return err
 		}
 	}
-	if err := mountOwn(); err != nil {
+	if err := mountOwn(spec.Cgroup); err != nil {
 		return err
 	}
 	if err := keep.bind(); err != nil {
@@ -208,10 +208,15 @@ func mountTmpfs(dir, mode string) error {
 }
 
 // mountOwn mounts what belongs to the namespaces: /proc, /sys with their
-// network cards (and no cgroups), and terminals.
-func mountOwn() error {
+// network cards and, if they have one, their cgroup, and terminals.
+func mountOwn(cgroup bool) error {
 	if err := unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mounting /sys: %w", err)
+	}
+	if cgroup {
+		if err := mountCgroup(); err != nil {
+			return err
+		}
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mounting /proc: %w", err)

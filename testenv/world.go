@@ -20,6 +20,8 @@ import (
 type WorldConfig struct {
 	Name   string // by which OpenWorld finds it; default: a number
 	Domain string // DNS suffix of the hosts; default example.org
+	// NoCgroup: its hosts have no cgroup2, as in a container.
+	NoCgroup bool
 }
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
@@ -37,9 +39,10 @@ func (c *WorldConfig) validate() error {
 // World is a set of hosts that know each other's names and SSH host keys. Two
 // worlds of one sandbox share the bridge and its addresses, and no names.
 type World struct {
-	Name   string
-	Domain string
-	dir    string // immutable
+	Name     string
+	Domain   string
+	NoCgroup bool
+	dir      string // immutable
 
 	mu    sync.Mutex
 	hosts map[string]*Host // guarded by mu
@@ -53,7 +56,7 @@ func NewWorld(cfg WorldConfig) (*World, error) {
 	if !Inside() {
 		return nil, errors.New("a world lives in the sandbox: call testenv.Main in TestMain")
 	}
-	w := &World{Name: cfg.Name, Domain: cfg.Domain, hosts: map[string]*Host{}}
+	w := &World{Name: cfg.Name, Domain: cfg.Domain, NoCgroup: cfg.NoCgroup, hosts: map[string]*Host{}}
 	for n := 1; ; n++ {
 		if cfg.Name == "" {
 			w.Name = strconv.Itoa(n)
