@@ -56,7 +56,7 @@ type daemon struct {
 	stacks    *pamhelper.Held // nil without a PAM stack as a prover
 	pam       *pam.Server     // nil when switched off
 	pamSocket *net.UnixListener
-	kdcDoor   *kdcDoor // nil without an embedded realm
+	kdcDoor   *kdcDoor       // nil without an embedded realm
 	reaper    *reaper.Client // ends sessions
 }
 
@@ -203,13 +203,17 @@ func (d *daemon) buildLocal() error {
 	return err
 }
 
+// boundAs is the name that listen gives a socket before it takes path's place:
+// its connections are known by it (unix(7), getsockname(2)).
+func boundAs(path string) string { return path + ".new" }
+
 // listen makes a socket that all may connect to. It takes the place of one
 // that a killed sekishod left, and never is there with another mode.
 func listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	fresh := path + ".new"
+	fresh := boundAs(path)
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
