@@ -31,7 +31,7 @@ var arrows = []struct {
 	{"realm", []string{"krb"}, "it runs servers, and decides nothing"},
 	{"audit", []string{"broker"}, "it records decisions, and makes none"},
 	{"state", []string{"broker"}, "it keeps what brokers share"},
-	{"feed", []string{"broker"}, "it hands on a snapshot"},
+	{"feed", []string{"broker", "keys"}, "it hands on a snapshot, and the keys in it"},
 	{"reaper", []string{"wire"}, "it is linked into a program of root's: it ends processes, and knows neither users nor rules"},
 	{"door/gate", nil, "it says who is calling and bounds connections, and knows no protocol"},
 	{"door/", []string{"broker", "keys", "wire", "door/gate"}, "a door turns bytes into a request; removing one changes no decision"},

@@ -48,9 +48,26 @@ func (s *Snapshot) SubjectUsers(subjects []Subject, f func(*User)) {
 		s.usersByID.walk(func(u *User) bool { f(u); return true })
 		return
 	}
+	var begin []*group
+	for _, x := range subjects {
+		switch {
+		case x.User != "":
+			s.usersByName.each(x.User, func(u *User) bool { f(u); return true })
+		case x.Group != "":
+			if g, several := s.groupsByName.get(x.Group); g != nil && !several {
+				begin = append(begin, g)
+			}
+		}
+	}
+	s.below(begin, f)
+}
+
+// below walks down from groups to the users in them.
+func (s *Snapshot) below(begin []*group, f func(*User)) {
 	every := func(u *User) bool { f(u); return true }
-	var todo []*group
 	seen := map[groupHandle]bool{}
+	gids := map[uint32]bool{}
+	var todo []*group
 	add := func(g *group) bool {
 		if !seen[g.handle] {
 			seen[g.handle] = true
@@ -58,17 +75,9 @@ func (s *Snapshot) SubjectUsers(subjects []Subject, f func(*User)) {
 		}
 		return true
 	}
-	for _, x := range subjects {
-		switch {
-		case x.User != "":
-			s.usersByName.each(x.User, every)
-		case x.Group != "":
-			if g, several := s.groupsByName.get(x.Group); g != nil && !several {
-				add(g)
-			}
-		}
+	for _, g := range begin {
+		add(g)
 	}
-	gids := map[uint32]bool{}
 	for len(todo) > 0 {
 		g := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
@@ -80,9 +89,7 @@ func (s *Snapshot) SubjectUsers(subjects []Subject, f func(*User)) {
 			s.usersByName.each(n, every)
 		}
 		if g.GID != 0 {
-			if _, several := s.groupsByGID.get(g.GID); !several {
-				gids[g.GID] = true
-			}
+			gids[g.GID] = true
 		}
 	}
 	if len(gids) > 0 {
@@ -194,4 +201,51 @@ func (t RuleTarget) String() string {
 		return "hostgroup:" + string(t.HostGroup)
 	}
 	return "net:" + t.Net.String()
+}
+
+// GroupByDN returns the group with that DN or nil.
+func (s *Snapshot) GroupByDN(dn DN) *Group {
+	if x, _ := s.groupsByDN.get(dn); x != nil {
+		return &x.Group
+	}
+	return nil
+}
+
+// UserNamedBy calls f for every group that lists u as a member, and GroupNamedBy
+// for every group that lists g; the same one may come twice.
+func (s *Snapshot) UserNamedBy(u *User, f func(*Group)) {
+	if m, _ := s.membersByDN.get(u.DN); m != nil {
+		s.eachHandle(m.groups, f)
+	}
+	if m, _ := s.membersByUser.get(u.Name); m != nil {
+		s.eachHandle(m.groups, f)
+	}
+}
+
+func (s *Snapshot) GroupNamedBy(g *Group, f func(*Group)) {
+	if m, _ := s.membersByDN.get(g.DN); m != nil {
+		s.eachHandle(m.groups, f)
+	}
+}
+
+func (s *Snapshot) eachHandle(hs handles, f func(*Group)) {
+	hs.all(func(h groupHandle) bool {
+		if g, _ := s.groupsByHandle.get(h); g != nil {
+			f(&g.Group)
+		}
+		return true
+	})
+}
+
+// Below calls f for every user who is in one of the groups, by any way, and for
+// those whose primary group one of them is. The groups may be another
+// snapshot's: they count by their ID. The same user may come more than once.
+func (s *Snapshot) Below(groups []*Group, f func(*User)) {
+	var begin []*group
+	for _, g := range groups {
+		if x, _ := s.groupsByID.get(g.ID); x != nil {
+			begin = append(begin, x)
+		}
+	}
+	s.below(begin, f)
 }
