@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -28,10 +29,22 @@ const maxOwners = 16
 func (s *Server) request(r wire.Request) broker.Request {
 	q := broker.Request{User: broker.UserName(r.Get("user")), Login: broker.Login(r.Get("user")), Door: doorPAM,
 		Target: broker.Target{Host: s.c.Host}, Unconfined: true}
-	if a, err := netip.ParseAddr(r.Get("rhost")); err == nil {
+	rhost := r.Get("rhost")
+	if a, err := netip.ParseAddr(rhost); err == nil {
 		q.From = a.Unmap().WithZone("")
+		q.Remote = !a.IsLoopback()
+	} else {
+		q.Remote = rhost != "" && !s.here(rhost)
 	}
 	return q
+}
+
+// here reports whether a host's name is this host's: sudo gives that as the remote
+// one. Whoever comes from elsewhere under this very name has control of our DNS.
+func (s *Server) here(rhost string) bool {
+	first, _, _ := strings.Cut(string(s.c.Host), ".")
+	own, err := os.Hostname()
+	return strings.EqualFold(rhost, string(s.c.Host)) || strings.EqualFold(rhost, first) || err == nil && strings.EqualFold(rhost, own)
 }
 
 // auth signs somebody in.
@@ -216,7 +229,7 @@ func refusal(d broker.Decision) wire.Answer {
 	text := line(d.Text)
 	if d.Outcome == broker.Unknown {
 		if text == "" {
-			text = "it could not be found out whether you may enter: try again later"
+			text = broker.TextUnknown
 		}
 		return unknown(string(d.Reason), text)
 	}
