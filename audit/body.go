@@ -14,6 +14,7 @@ func (w *writer) decision(q broker.Request, d broker.Decision) {
 	w.text("outcome", d.Outcome.String())
 	w.text("reason", string(d.Reason))
 	w.rules(d.Rules)
+	list(w, "shown", d.Shown)
 	w.need(d.Need)
 	if len(q.Recent) > 0 {
 		var recent [MaxList]string

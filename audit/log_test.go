@@ -55,7 +55,7 @@ func folder(t testing.TB) string { return filepath.Join(t.TempDir(), "audit") }
 func grant() (broker.Request, broker.Decision) {
 	return broker.Request{User: "alice", Login: "deploy", Door: "keys", Target: broker.Target{Host: "web1.example.org"},
 			From: netip.MustParseAddr("198.51.100.7")},
-		broker.Decision{Outcome: broker.Allow, Reason: broker.ReasonRule, Rules: []broker.RuleName{"staff-web"}, Generation: 7, Age: 3 * time.Second}
+		broker.Decision{Outcome: broker.Allow, Reason: broker.ReasonRule, Rules: []broker.RuleName{"staff-web"}, Shown: []broker.Proof{"key"}, Generation: 7, Age: 3 * time.Second}
 }
 
 func refusal(user string) (broker.Request, broker.Decision) {
@@ -152,7 +152,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	lines := strings.Split(string(b), "\n")
 	want := `{"seq":2,"time":"2030-01-02T02:04:05.000006000Z","kind":"decision","host":"broker.example.org","door":"keys","user":"alice","login":"deploy",` +
-		`"from":"198.51.100.7","target":"web1.example.org","outcome":"allow","reason":"rule","rules":["staff-web"],"recent":["otp:3600"],` +
+		`"from":"198.51.100.7","target":"web1.example.org","outcome":"allow","reason":"rule","rules":["staff-web"],"shown":["key"],"recent":["otp:3600"],` +
 		`"until":"2030-01-02T03:04:05Z","generation":7,"age":3,"prev":"` + hashOf([]byte(lines[0]+"\n")) + `"}`
 	if lines[1] != want {
 		t.Errorf("got\n%s\nwant\n%s", lines[1], want)

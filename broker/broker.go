@@ -78,11 +78,11 @@ func (b *Broker) Ask(r Request, shown []Proof) Decision {
 		if text := b.clock(); text != "" {
 			shown = slices.DeleteFunc(slices.Clone(shown), func(p Proof) bool { return p == ProofTicket })
 			if len(shown) == 0 {
-				return b.record(r, cannot(v, b.c.Now(), Proven{Outcome: Unknown, Reason: ReasonClock, Text: text}))
+				return b.record(r, nil, cannot(v, b.c.Now(), Proven{Outcome: Unknown, Reason: ReasonClock, Text: text}))
 			}
 		}
 	}
-	return b.record(r, Decide(v, r, shown, b.c.Now()))
+	return b.record(r, shown, Decide(v, r, shown, b.c.Now()))
 }
 
 // Standing says whether an account is open at all, before it is known who wants
@@ -90,11 +90,13 @@ func (b *Broker) Ask(r Request, shown []Proof) Decision {
 // nologin accounts are refused. A yes has ReasonDeferred and grants nothing. It
 // is recorded.
 func (b *Broker) Standing(r Request) Decision {
-	return b.record(r, standing(b.c.Directory(), r, b.c.Now()))
+	return b.record(r, nil, standing(b.c.Directory(), r, b.c.Now()))
 }
 
-// record writes the decision down: a grant that cannot be is none.
-func (b *Broker) record(r Request, d Decision) Decision {
+// record writes the decision down, and what it was made on: a grant that cannot be
+// is none.
+func (b *Broker) record(r Request, shown []Proof, d Decision) Decision {
+	d.Shown = shown
 	if err := b.c.Record(r, d); err != nil && d.Outcome == Allow {
 		return Decision{Outcome: Unknown, Reason: ReasonRecorder, Generation: d.Generation, Age: d.Age}
 	}

@@ -14,7 +14,7 @@ func (b *Broker) Prove(ctx context.Context, r Request, shown Proof, prove func(c
 	v := b.c.Directory()
 	d := standing(v, r, b.c.Now())
 	if d.Outcome == Unknown { // whatever was shown, and nothing is used up for it
-		return b.record(r, d)
+		return b.record(r, nil, d)
 	}
 	t := b.trial(r, shown)
 	t.replied = b.c.Now()
@@ -27,7 +27,11 @@ func (b *Broker) Prove(ctx context.Context, r Request, shown Proof, prove func(c
 	if p.Outcome != Allow && (d.Outcome == Allow || p.Outcome == Unknown) {
 		d = cannot(v, b.c.Now(), p)
 	}
-	d = b.record(r, d)
+	var good []Proof
+	if p.Outcome == Allow {
+		good = []Proof{shown}
+	}
+	d = b.record(r, good, d)
 	t.settle(ctx, p, d.Outcome)
 	if d.Outcome == Deny {
 		t.pause(ctx)

@@ -144,7 +144,7 @@ type ending struct {
 // conclude records the decision; the evidence goes with a grant alone. A refusal
 // takes its time.
 func (b *Broker) conclude(ctx context.Context, r Request, end ending) (Decision, Evidence) {
-	d := b.record(r, end.d)
+	d := b.record(r, end.e.Proofs, end.d)
 	became := d.Outcome
 	if became == NeedProof { // and nobody asks for it
 		became = Deny

@@ -239,6 +239,8 @@ type Decision struct {
 	// Rules are the rules that made it so: for an allow those that granted,
 	// for a refusal with a nearest miss the rule that missed.
 	Rules []RuleName
+	// Shown are the proofs that it was made on; set by Broker, for the record.
+	Shown []Proof
 	// Need are the proofs that are missing when Outcome is NeedProof; any one
 	// of the lists would do.
 	Need [][]ProofNeed
