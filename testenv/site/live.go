@@ -63,7 +63,7 @@ func (l *Live) Leave() {
 
 // Stubborn is a program that no hangup ends, with a child that has left the
 // terminal and the process group.
-const Stubborn = "trap '' HUP TERM; echo in; (setsid sleep 600 &); sleep 600"
+const Stubborn = "trap '' HUP TERM; echo now-inside; (setsid sleep 600 &); sleep 600"
 
 // Stay logs somebody in, on a terminal, and waits until he is in.
 func (s *Site) Stay(user string, key *testenv.Key, on *testenv.Host) (*Live, error) {
@@ -80,7 +80,7 @@ func (s *Site) Stay(user string, key *testenv.Key, on *testenv.Host) (*Live, err
 		l.mu.Unlock()
 		close(l.Done)
 	}()
-	for end := time.Now().Add(15 * time.Second); !strings.Contains(l.Text(), "in"); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); !strings.Contains(l.Text(), "now-inside"); time.Sleep(5 * time.Millisecond) {
 		if over := !l.Ended().IsZero(); over || time.Now().After(end) {
 			l.Leave()
 			return nil, fmt.Errorf("%s did not get in to %s: %s", user, on.Name, strings.TrimSpace(l.Text()))
