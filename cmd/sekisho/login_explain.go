@@ -41,6 +41,8 @@ func (s *signIn) explain(err error, who krb.Principal) error {
 		return no("the ticket cannot be renewed: %w: log in again", e)
 	case client.Skew:
 		return errors.New(skewText(e, s.defaults.ClockSkew))
+	case client.MoreThanPassword:
+		return no("the KDC does not take the password of %[1]s alone: it wants a one-time code right behind it (or the account has no password). Use MIT's kinit: kinit -n -c FILE:armor @%[2]s && kinit -T FILE:armor %[1]s", who, who.Realm)
 	case client.Refused, client.UnknownService:
 		return no("no ticket for %s: %w", who, e)
 	case client.Unreachable:

@@ -217,7 +217,7 @@ func (x *asExchange) judgeError(b []byte, from string, now time.Time) error {
 		return err
 	}
 	if !slices.ContainsFunc(pa, func(p der.Typed) bool { return p.Type == paEncTimestamp }) {
-		fail.Err = errors.New("the KDC does not take a password alone for this principal (no encrypted timestamp)")
+		fail.Kind, fail.Err = MoreThanPassword, errors.New("it offers no encrypted timestamp")
 		x.failed = fail
 		return nil
 	}

@@ -41,6 +41,9 @@ const (
 	Unreachable
 	// Busy: there were so many passwords to be made into keys that the time was up.
 	Busy
+	// MoreThanPassword: the KDC does not take a password alone for this principal; it
+	// wants a one-time code, or he has no password.
+	MoreThanPassword
 )
 
 var kindWords = [...]string{
@@ -48,7 +51,7 @@ var kindWords = [...]string{
 	UnknownService: "unknown service", PasswordExpired: "the password has expired", Locked: "the principal is locked",
 	AccountExpired: "the principal has expired", Skew: "the clocks differ too much", Expired: "the ticket has expired",
 	Refused: "refused", FalseKDC: "not the realm's KDC", Unavailable: "the KDC cannot serve", Unreachable: "no KDC answers",
-	Busy: "too many sign-ins at once",
+	Busy: "too many sign-ins at once", MoreThanPassword: "the KDC does not take a password alone",
 }
 
 // String is a few words for people.

@@ -14,8 +14,8 @@ const maxRefusals = 3
 // renew has somebody whose password has expired choose a new one, and signs him in
 // with it. The KDC says "expired" before it has looked at a password: so the old one
 // is checked first, with the one service that it still opens.
-func (p prover) renew(ctx context.Context, claim broker.Claim, who krb.Principal, old string, ask broker.Asker) (broker.Proven, error) {
-	if err := p.checkOld(ctx, who, old); err != nil {
+func (p prover) renew(ctx context.Context, s subject, old string) (broker.Proven, error) {
+	if err := p.checkOld(ctx, s, old); err != nil {
 		return broker.Proven{}, err
 	}
 	if p.c.Change == nil {
@@ -28,14 +28,14 @@ func (p prover) renew(ctx context.Context, claim broker.Claim, who krb.Principal
 			if !said {
 				said, ps = true, append([]broker.Prompt{note}, ps...)
 			}
-			return ask(ctx, ps...)
+			return s.ask(ctx, ps...)
 		})
 		if proven.Outcome == broker.Allow {
 			cctx, cancel := context.WithTimeout(ctx, p.c.Client.c.Total)
-			proven = p.c.Change(cctx, claim, old, typed)
+			proven = p.c.Change(cctx, s.claim, old, typed)
 			cancel()
 			if proven.Outcome == broker.Allow {
-				return p.verify(ctx, who, typed)
+				return p.signIn(ctx, s, typed)
 			}
 		}
 		if proven.Reason != broker.ReasonPasswordRefused || try == maxRefusals {
@@ -50,10 +50,13 @@ func (p prover) renew(ctx context.Context, claim broker.Claim, who krb.Principal
 
 // checkOld gets a ticket for the password service, of which nothing is used but
 // that there is one.
-func (p prover) checkOld(ctx context.Context, who krb.Principal, old string) error {
-	service := krb.Principal{Components: []string{"kadmin", "changepw"}, Realm: who.Realm}
-	cred, err := p.c.Client.Login(ctx, who, old, LoginOptions{Service: service, Life: 5 * time.Minute})
+func (p prover) checkOld(ctx context.Context, s subject, old string) error {
+	service := krb.Principal{Components: []string{"kadmin", "changepw"}, Realm: s.who.Realm}
+	cred, err := p.c.Client.Login(ctx, s.who, old, LoginOptions{Service: service, Life: 5 * time.Minute})
 	clear(cred.Key.Value)
+	if is(err, MoreThanPassword) {
+		return p.checkOldBeside(ctx, s, old)
+	}
 	if is(err, UnknownService) {
 		return nil // a realm without it: Change checks the old password
 	}

@@ -31,6 +31,10 @@ type ProverConfig struct {
 	// Change sets the new password of somebody whose old one has expired; nil: he
 	// must do that elsewhere.
 	Change broker.Changer
+	// Beside proves the passwords of those for whom the KDC wants a one-time code as
+	// well, which this prover cannot give; their sessions have no ticket. Its question
+	// for the password is answered with what was typed. Nil: they cannot sign in here.
+	Beside broker.Prover
 	// Clock says in one sentence which clock is so wrong that no ticket shall be
 	// asked for, or ""; nil: only what the KDC's answers show counts.
 	Clock func() string
@@ -104,18 +108,27 @@ func (p prover) prove(ctx context.Context, claim broker.Claim, ask broker.Asker)
 		log.WithError(err).Info("a password that cannot be right")
 		return broker.Proven{Reason: broker.ReasonWrongPassword}
 	}
-	proven, err := p.verify(ctx, who, typed[0])
+	s := subject{claim, who, ask}
+	proven, err := p.signIn(ctx, s, typed[0])
 	if is(err, PasswordExpired) {
-		proven, err = p.renew(ctx, claim, who, typed[0], ask)
+		proven, err = p.renew(ctx, s, typed[0])
 	}
 	if err == nil {
 		return proven
+	}
+	var told *besideError
+	if errors.As(err, &told) {
+		return told.proven
 	}
 	if is(err, UnknownPrincipal) {
 		p.c.Client.pretend(ctx)
 	}
 	proven = p.explain(err)
 	entry := log.WithError(err).WithField("principal", who.String())
+	if is(err, MoreThanPassword) {
+		entry.Info("a password could not be checked: set kdc-otp off for him, or have him sign in by key or ticket")
+		return proven
+	}
 	switch proven.Reason {
 	case broker.ReasonFalseKDC, broker.ReasonProver:
 		entry.Error("a password could not be checked")
@@ -212,6 +225,8 @@ func (p prover) explain(err error) broker.Proven {
 		return unknown(broker.ReasonFalseKDC, "")
 	case Unreachable, Unavailable:
 		return unknown(broker.ReasonUnreachable, "")
+	case MoreThanPassword:
+		return unknown(broker.ReasonProver, "the Kerberos server wants a one-time code with this password, which cannot be given here")
 	case Busy:
 		return unknown(broker.ReasonBusy, "too many people are signing in at once: try again")
 	}
