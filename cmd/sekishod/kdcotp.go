@@ -85,3 +85,12 @@ func (d *daemon) passwordInRealm(ctx context.Context, c broker.Claim, password s
 	d.log.WithError(err).WithFields(logrus.Fields{"user": string(c.User), "door": string(c.Door)}).Warn("a password could not be checked")
 	return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonProver}
 }
+
+// provePasswordInRealm is passwordInRealm as a prover.
+func (d *daemon) provePasswordInRealm(ctx context.Context, c broker.Claim, ask broker.Asker) broker.Proven {
+	typed, err := ask(ctx, broker.Prompt{Kind: broker.PromptPassword, Text: "Password: "})
+	if err != nil || len(typed) != 1 {
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonConversation}
+	}
+	return d.passwordInRealm(ctx, c, typed[0])
+}

@@ -52,7 +52,7 @@ func (d *daemon) buildPasswords(provider ldapsync.Provider, base string, in inhe
 	switch how := d.cfg.PasswordProver(); how {
 	case "none":
 	case "kdc":
-		err = d.proveByKDC(p)
+		err = d.proveByKDC(p, provider, base)
 	case "ldap":
 		err = d.proveByBind(p, provider, base)
 	default:
@@ -102,7 +102,7 @@ func (d *daemon) kerberos() (kerberos, error) {
 }
 
 // proveByKDC has the realm's KDC say whether a password is right.
-func (d *daemon) proveByKDC(p *passwords) error {
+func (d *daemon) proveByKDC(p *passwords, provider ldapsync.Provider, base string) error {
 	k, err := d.kerberos()
 	if err != nil {
 		return err
@@ -131,14 +131,36 @@ func (d *daemon) proveByKDC(p *passwords) error {
 		p.kdcs = append(p.kdcs, a)
 	}
 	p.renew = renewBy(cl)
+	beside, err := d.besideKDC(p, provider, base)
+	if err != nil {
+		return err
+	}
 	p.provers[broker.ProofPassword], err = client.NewProver(client.ProverConfig{
 		Client: cl, Service: entries[at].Principal,
 		Keys:   func() ([]krb.KeytabEntry, error) { return krb.ReadKeytab(k.keytab) },
 		Ticket: client.LoginOptions{Life: time.Duration(d.cfg.PAM.TicketLife), Renew: time.Duration(d.cfg.PAM.TicketRenew), Forwardable: true},
 		Pack:   func(c krb.Credential) ([]byte, error) { return ccache.Format(ccache.New(c)) },
-		Change: p.change, Clock: d.wrongClock, Host: d.cfg.Host, Log: d.log.WithField("part", "kerberos"),
+		Change: p.change, Beside: beside, Clock: d.wrongClock, Host: d.cfg.Host, Log: d.log.WithField("part", "kerberos"),
 	})
 	return err
+}
+
+// besideKDC proves the passwords of those whom the KDC asks for a one-time code as
+// well: the embedded realm itself, or a bind; nil on a host that has neither.
+func (d *daemon) besideKDC(p *passwords, provider ldapsync.Provider, base string) (broker.Prover, error) {
+	if d.realm != nil {
+		return d.provePasswordInRealm, nil
+	}
+	if len(provider.URLs) == 0 {
+		return nil, nil
+	}
+	provider.BindDN, provider.Password, provider.External = "", nil, false
+	b, err := ldapsync.NewProver(ldapsync.ProverConfig{Provider: provider, BaseDN: base, Log: d.log.WithField("part", "bind")})
+	if err != nil {
+		return nil, err
+	}
+	p.close = append(p.close, b.Close)
+	return b.Prove, nil
 }
 
 // proveByBind has the directory say whether a password is right.
