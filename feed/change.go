@@ -8,6 +8,7 @@ import (
 
 // change is what differs between two states of a class, as it is sent.
 type change struct {
+	was   *broker.Snapshot // nil: from nothing
 	now   *broker.Snapshot
 	dirty map[broker.EntryID]bool // groups to be looked at
 

@@ -199,8 +199,13 @@ func (c *class) refer(ch *change, g broker.EntryID, n int) {
 	}
 	if before == 0 || before+n == 0 {
 		ch.dirty[g] = true
-		if now := ch.now.GroupByID(g); now != nil {
-			ch.now.GroupNamedBy(now, func(above *broker.Group) { ch.dirty[above.ID] = true })
+		for _, s := range []*broker.Snapshot{ch.was, ch.now} { // by a DN that it had, one may still name it
+			if s == nil {
+				continue
+			}
+			if x := s.GroupByID(g); x != nil {
+				ch.now.GroupNamedBy(x, func(above *broker.Group) { ch.dirty[above.ID] = true })
+			}
 		}
 	}
 }

@@ -129,6 +129,7 @@ func (h *hall) publish(v broker.View) {
 	// Whose class is another now? rules are those of each class that goes on.
 	var moves []move
 	rules := map[*class][]broker.TargetRule{}
+	stays := map[*class]bool{}
 	for k := range h.conns {
 		touched := isTouched(k.host)
 		if touched {
@@ -143,6 +144,7 @@ func (h *hall) publish(v broker.View) {
 		}
 		m := move{k: k}
 		if m.to, m.rules, m.group = kin(h.cur, k.host); m.to == k.class.key {
+			stays[k.class] = true
 			if rulesChanged {
 				rules[k.class] = m.rules
 			}
@@ -178,8 +180,8 @@ func (h *hall) publish(v broker.View) {
 		if fresh[c] {
 			continue
 		}
-		if rulesChanged && rules[c] == nil {
-			// Nobody stays with it who could say what its rules are now.
+		if (rulesChanged || nested) && !stays[c] {
+			// Nobody stays with it who could say what its rules and groups are now.
 			delete(h.classes, key)
 			continue
 		}

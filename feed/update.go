@@ -34,6 +34,7 @@ func newNews(was, now *broker.Snapshot) *news {
 // hosts now, nil when no rule has changed.
 func (c *class) update(n *news, rules []broker.TargetRule) *change {
 	ch := newChange(n.now)
+	ch.was = n.was
 	before := c.subjects
 	if rules != nil {
 		c.setRules(ch, rules)
