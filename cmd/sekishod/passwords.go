@@ -52,7 +52,7 @@ func (d *daemon) buildPasswords(provider ldapsync.Provider, base string, in inhe
 	switch how := d.cfg.PasswordProver(); how {
 	case "none":
 	case "kdc":
-		err = d.proveByKDC(p, provider, base)
+		err = d.proveByKDC(p)
 	case "ldap":
 		err = d.proveByBind(p, provider, base)
 	default:
@@ -102,7 +102,7 @@ func (d *daemon) kerberos() (kerberos, error) {
 }
 
 // proveByKDC has the realm's KDC say whether a password is right.
-func (d *daemon) proveByKDC(p *passwords, provider ldapsync.Provider, base string) error {
+func (d *daemon) proveByKDC(p *passwords) error {
 	k, err := d.kerberos()
 	if err != nil {
 		return err
@@ -131,9 +131,11 @@ func (d *daemon) proveByKDC(p *passwords, provider ldapsync.Provider, base strin
 		p.kdcs = append(p.kdcs, a)
 	}
 	p.renew = renewBy(cl)
-	beside, err := d.besideKDC(p, provider, base)
-	if err != nil {
-		return err
+	// Of somebody whom the KDC asks for a code, the realm itself knows the password. A
+	// bind would not do: slapd wants the code too.
+	var beside broker.Prover
+	if d.realm != nil {
+		beside = d.provePasswordInRealm
 	}
 	p.provers[broker.ProofPassword], err = client.NewProver(client.ProverConfig{
 		Client: cl, Service: entries[at].Principal,
@@ -143,24 +145,6 @@ func (d *daemon) proveByKDC(p *passwords, provider ldapsync.Provider, base strin
 		Change: p.change, Beside: beside, Clock: d.wrongClock, Host: d.cfg.Host, Log: d.log.WithField("part", "kerberos"),
 	})
 	return err
-}
-
-// besideKDC proves the passwords of those whom the KDC asks for a one-time code as
-// well: the embedded realm itself, or a bind; nil on a host that has neither.
-func (d *daemon) besideKDC(p *passwords, provider ldapsync.Provider, base string) (broker.Prover, error) {
-	if d.realm != nil {
-		return d.provePasswordInRealm, nil
-	}
-	if len(provider.URLs) == 0 {
-		return nil, nil
-	}
-	provider.BindDN, provider.Password, provider.External = "", nil, false
-	b, err := ldapsync.NewProver(ldapsync.ProverConfig{Provider: provider, BaseDN: base, Log: d.log.WithField("part", "bind")})
-	if err != nil {
-		return nil, err
-	}
-	p.close = append(p.close, b.Close)
-	return b.Prove, nil
 }
 
 // proveByBind has the directory say whether a password is right.
