@@ -203,17 +203,13 @@ func (d *daemon) buildLocal() error {
 	return err
 }
 
-// boundAs is the name that listen gives a socket before it takes path's place:
-// its connections are known by it (unix(7), getsockname(2)).
-func boundAs(path string) string { return path + ".new" }
-
 // listen makes a socket that all may connect to. It takes the place of one
 // that a killed sekishod left, and never is there with another mode.
 func listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	fresh := boundAs(path)
+	fresh := path + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 
 // startReaper starts sekisho-reaper, while this process is root, and returns
 // what to hand on as fdReaper. It ends when the last copy of that is closed:
-// with sekishod. socket is what the PAM door's will be bound as.
+// with sekishod. socket is where the PAM door will listen.
 func startReaper(socket string) (*os.File, error) {
 	path, err := helperProgram("sekisho-reaper")
 	if err != nil {

@@ -83,7 +83,7 @@ func becomeService(c config.Config) error {
 		hand = append(hand, fmt.Sprintf("%s=%d", p.name, fd))
 	}
 	if c.PAM.Enabled { // before sekisho-pam: it takes us out of a session's cgroup
-		f, err := startReaper(boundAs(c.PAMSocket()))
+		f, err := startReaper(c.PAMSocket())
 		if err != nil {
 			return err
 		}
