@@ -87,6 +87,7 @@ type rests struct {
 	// fragile are those that a rule can end which they do not rest on, see
 	// verdict; unsure are judged again at any change.
 	fragile, unsure map[*tracked]struct{}
+	ahead           map[*ground]struct{} // those on a newer snapshot than the last pass was
 	due             dueHeap
 	words           words
 	pass            uint32 // grows with each that gathers sessions
@@ -95,7 +96,7 @@ type rests struct {
 func newRests() rests {
 	return rests{accounts: map[UserName]*ground{}, targets: map[Target]*ground{}, byGroup: map[EntryID]map[*ground]struct{}{},
 		byGID: map[uint32]map[*ground]struct{}{}, ruleSets: map[string]*ruleSet{}, byRule: map[RuleName]map[*ruleSet]struct{}{},
-		fragile: map[*tracked]struct{}{}, unsure: map[*tracked]struct{}{}, words: words{}}
+		fragile: map[*tracked]struct{}{}, unsure: map[*tracked]struct{}{}, ahead: map[*ground]struct{}{}, words: words{}}
 }
 
 // targetKey is what Decide looks a target up by.
@@ -106,8 +107,15 @@ func targetKey(t Target) Target {
 	return Target{Addr: t.Addr.Unmap().WithZone("")}
 }
 
-// add puts a session in, on what s says of its user and target.
-func (r *rests) add(t *tracked, s *Snapshot) {
+// add puts a session in, on what s says of its user and target. ahead says that
+// the last pass was on another snapshot than s: the next does not see what is
+// between those, and must look again.
+func (r *rests) add(t *tracked, s *Snapshot, ahead bool) {
+	begin := func(g *ground) {
+		if r.refresh(g, s); ahead {
+			r.ahead[g] = struct{}{}
+		}
+	}
 	t.place = -1
 	r.own(&t.Session)
 	q := &t.Request
@@ -115,7 +123,7 @@ func (r *rests) add(t *tracked, s *Snapshot) {
 	if a == nil {
 		a = &ground{user: q.User}
 		r.accounts[a.user] = a
-		r.refresh(a, s)
+		begin(a)
 	}
 	a.sessions.add(t, onAccount)
 	t.account = a
@@ -125,7 +133,7 @@ func (r *rests) add(t *tracked, s *Snapshot) {
 		if g == nil {
 			g = &ground{target: key}
 			r.targets[key] = g
-			r.refresh(g, s)
+			begin(g)
 		}
 		g.sessions.add(t, onTarget)
 		t.target = g
@@ -139,13 +147,13 @@ func (r *rests) remove(t *tracked) {
 	t.account.sessions.remove(t, onAccount)
 	if len(t.account.sessions) == 0 {
 		delete(r.accounts, t.account.user)
-		r.clearGroups(t.account)
+		r.drop(t.account)
 	}
 	if t.target != nil {
 		t.target.sessions.remove(t, onTarget)
 		if len(t.target.sessions) == 0 {
 			delete(r.targets, t.target.target)
-			r.clearGroups(t.target)
+			r.drop(t.target)
 		}
 	}
 	names := t.Rules
@@ -155,7 +163,7 @@ func (r *rests) remove(t *tracked) {
 	t.gone = true
 }
 
-// settle takes a session out of all that has it judged again by itself.
+// settle takes a session out of what has it judged again by itself.
 func (r *rests) settle(t *tracked) {
 	delete(r.fragile, t)
 	delete(r.unsure, t)
@@ -206,7 +214,7 @@ func (r *rests) refresh(g *ground, s *Snapshot) {
 	}
 	var direct []groupHandle
 	if g.user != "" {
-		if u, _ := s.User(g.user); u != nil {
+		if u, ambiguous := s.User(g.user); u != nil && !ambiguous {
 			direct, g.gid = s.userGroups(u), u.GID
 			put(r.byGID, g.gid, g)
 		}
@@ -221,6 +229,11 @@ func (r *rests) refresh(g *ground, s *Snapshot) {
 	}
 	slices.SortFunc(g.groups, func(a, b EntryID) int { return slices.Compare(a[:], b[:]) })
 	g.groups = slices.Clip(slices.Compact(g.groups))
+}
+
+func (r *rests) drop(g *ground) {
+	r.clearGroups(g)
+	delete(r.ahead, g)
 }
 
 func (r *rests) clearGroups(g *ground) {

@@ -8,7 +8,7 @@ import (
 
 // gather adds a session that may live to those of this pass, once.
 func (r *rests) gather(to []*tracked, t *tracked) []*tracked {
-	if t.pass == r.pass || !t.Ending.IsZero() {
+	if t.pass == r.pass || t.Basis == BasisNone || !t.Ending.IsZero() {
 		return to
 	}
 	t.pass = r.pass
@@ -31,9 +31,9 @@ func (r *rests) touched(now, old *Snapshot) []*tracked {
 
 	var out []*tracked
 	gather := func(t *tracked) { out = r.gather(out, t) }
+	maps.Copy(grounds, r.ahead)
+	clear(r.ahead)
 	for t := range r.unsure {
-		add(t.account)
-		add(t.target)
 		gather(t)
 	}
 	fragile := false
@@ -95,6 +95,7 @@ func (r *rests) touchedGroups(c Changes, add func(map[*ground]struct{})) {
 
 // everything gathers all sessions, and brings the index up to now.
 func (r *rests) everything(now *Snapshot) (out []*tracked) {
+	clear(r.ahead)
 	for _, g := range r.targets {
 		r.refresh(g, now)
 	}

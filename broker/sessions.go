@@ -153,15 +153,15 @@ func (b *Broker) track(s Session, fresh bool) (*tracked, error) {
 	}
 	t := &tracked{Session: s}
 	l.all[s.ID] = t
-	l.on.add(t, v.Snapshot)
+	ahead := v.Snapshot != l.view.Snapshot
+	l.on.add(t, v.Snapshot, ahead)
 	if !t.Ending.IsZero() {
 		l.toEnd(k, t, now)
 		return t, nil
 	}
 	b.apply(t, v, w, now)
-	if v.Snapshot != l.view.Snapshot && t.Ending.IsZero() && t.Basis != BasisNone {
-		// The next pass compares with a snapshot that this one was not judged on.
-		l.on.unsure[t] = struct{}{}
+	if ahead && t.Ending.IsZero() && t.Basis != BasisNone {
+		l.on.unsure[t] = struct{}{} // the next pass compares with a snapshot that it was not judged on
 	}
 	return t, nil
 }
