@@ -155,11 +155,20 @@ func TestEnrolledBinds(t *testing.T) {
 	if ldapBind(t, r, "alice", "alice's password"+code) {
 		t.Error("a used code binds")
 	}
+	// A password is changed without a code: it is no sign-in.
+	for _, c := range []struct {
+		old  string
+		want error
+	}{{"alice's passwort", realm.ErrWrongPassword}, {"alice's password" + codeNow(t), realm.ErrWrongPassword}, {"alice's password", nil}} {
+		if err := r.ChangePassword(within(t, time.Minute), "alice", c.old, "alice's next one"); !errors.Is(err, c.want) {
+			t.Errorf("changing the password with %q: %v", c.old, err)
+		}
+	}
 	if !ldapBind(t, r, "bob", "bob's password") {
 		t.Error("somebody without a token needs more than his password")
 	}
 	for range 6 {
-		ldapBind(t, r, "alice", "alice's password") // as right as a wrong code behind it
+		ldapBind(t, r, "alice", "alice's next one") // as right as a wrong code behind it
 	}
 	res, err := admin(t, r).Search(ldap.NewSearchRequest(r.Info().Layout.UserDN("alice"), ldap.ScopeBaseObject, 0, 0, 0, false,
 		"(objectClass=*)", []string{"pwdAccountLockedTime"}, nil))

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +64,8 @@ func (r *Realm) probeSlapd(ctx context.Context) error {
 }
 
 // ChangePassword changes a user's own password: it checks old by a bind as the user
-// (the lock-out rules count it), then sets userPassword and the Kerberos keys by one
+// (the lock-out rules count it) or, for a user with a token, who cannot bind with the
+// password alone, by his Kerberos keys; then it sets userPassword and the Kerberos keys by one
 // guarded modify. Users have no right to write either themselves, for the keys need
 // the realm's master key; so sekishod does it for them, as a directory identity that
 // can do this and no more.
@@ -81,18 +83,32 @@ func (r *Realm) ChangePassword(ctx context.Context, user, old, new string) error
 	if err := krb.CheckPassword(new); err != nil {
 		return &PasswordRefused{err.Error()}
 	}
-	if err := r.checkPassword(ctx, r.maker.layout.UserDN(user), old); err != nil {
+	if err := r.checkOld(ctx, user, old); err != nil {
 		return err
 	}
 	return r.setPassword(ctx, user, new)
 }
 
-func (r *Realm) checkPassword(ctx context.Context, dn, password string) error {
+func (r *Realm) checkOld(ctx context.Context, user, password string) error {
 	l, err := r.dial(ctx)
 	if err != nil {
 		return fmt.Errorf("checking the old password: %w", err)
 	}
 	defer l.Close()
+	// slapo-otp goes by the class. sekishod itself may read it.
+	if err := l.ExternalBind(); err != nil {
+		return fmt.Errorf("checking the old password: %w", err)
+	}
+	dn := r.maker.layout.UserDN(user)
+	e, err := read(l, dn, "objectClass")
+	if err != nil && !ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) {
+		return fmt.Errorf("checking the old password: %w", err)
+	}
+	if e != nil && slices.ContainsFunc(e.GetAttributeValues("objectClass"), func(c string) bool {
+		return strings.EqualFold(c, "oathTOTPUser") || strings.EqualFold(c, "oathHOTPUser")
+	}) {
+		return r.CheckPassword(ctx, user, password)
+	}
 	switch err := l.Bind(dn, password); {
 	case err == nil:
 		return nil

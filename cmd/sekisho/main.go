@@ -100,7 +100,7 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.as, "as", "", "sign in with a password as this user, or this DN (default: your own user)")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password to sign in with, - for standard input (default: ask)")
 	f.BoolVar(&a.json, "json", false, "print JSON, for programs")
-	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.serviceCommand(), a.ruleCommand(), a.keyCommand(),
+	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.serviceCommand(), a.ruleCommand(), a.keyCommand(), a.otpCommand(),
 		a.passwdCommand(), a.sessionsCommand(), a.killCommand(), a.revokeCommand(), a.loginCommand(), a.logoutCommand(), a.ticketsCommand(), a.whyCommand(), a.statusCommand(), a.lockoutsCommand(), a.syncCommand(), a.doctorCommand(), a.importCommand(), a.checkCommand(),
 		completionCommand())
 	a.mark(root)

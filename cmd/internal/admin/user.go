@@ -12,6 +12,7 @@ import (
 	"github.com/go-ldap/ldap/v3"
 
 	"github.com/sekisho/sekisho/ldapsync"
+	"github.com/sekisho/sekisho/realm"
 )
 
 // User is a user's entry, as it is shown and set. Times are zero for none.
@@ -32,6 +33,9 @@ type User struct {
 	MustChange bool `json:"must_change"`
 	// Principal is the Kerberos principal; empty without one.
 	Principal string `json:"principal,omitempty"`
+	// KDCCodes is "on" where the KDC asks for one-time codes, or why it does not
+	// though it should; empty where it does not, or that may not be seen.
+	KDCCodes string `json:"kdc_otp,omitempty"`
 }
 
 // NewUser is what AddUser makes.
@@ -384,7 +388,7 @@ func (d *Directory) RemoveUser(ctx context.Context, name string) (group bool, er
 	if err := d.writable("user"); err != nil {
 		return false, err
 	}
-	e, err := d.find(ctx, d.users(), name, "1.1")
+	e, err := d.find(ctx, d.users(), name, ldapsync.AttrToken)
 	if err != nil {
 		return false, err
 	}
@@ -403,6 +407,9 @@ func (d *Directory) RemoveUser(ctx context.Context, name string) (group bool, er
 	if err := d.c.Client.Delete(ctx, e.DN); err != nil {
 		return false, err
 	}
+	if err := d.dropToken(ctx, e.GetEqualFoldAttributeValue(ldapsync.AttrToken)); err != nil {
+		return false, err
+	}
 	if !own {
 		return false, nil
 	}
@@ -418,6 +425,9 @@ var userAttrs = []string{"objectClass", "uidNumber", "gidNumber", "cn", "mail", 
 func (d *Directory) userAttrs() []string {
 	s := d.c.Schema
 	out := append([]string{s.UserName, s.UserKeys, s.UserHome, s.UserShell}, userAttrs...)
+	if d.c.Issuer != nil {
+		out = append(out, realm.KeyAttributes...)
+	}
 	for _, a := range []string{s.KrbFlags, s.LockedTime, s.AccountLock, s.ShadowExpire, s.KrbExpiration} {
 		if a != "" {
 			out = append(out, a)
@@ -457,7 +467,7 @@ func (d *Directory) readUser(e *ldap.Entry) User {
 		Name: e.GetAttributeValue(s.UserName), DN: e.DN, UID: number(e, s.UserUID), GID: number(e, s.UserGID),
 		Common: e.GetAttributeValue("cn"), Mail: e.GetAttributeValue("mail"),
 		Home: e.GetAttributeValue(s.UserHome), Shell: e.GetAttributeValue(s.UserShell),
-		Keys: len(e.GetAttributeValues(s.UserKeys)), Principal: e.GetAttributeValue("krbPrincipalName"),
+		Keys: len(e.GetAttributeValues(s.UserKeys)), Principal: e.GetAttributeValue("krbPrincipalName"), KDCCodes: codesAtKDC(e),
 	}
 	flags, _ := strconv.Atoi(e.GetAttributeValue(s.KrbFlags))
 	u.Locked = flags&flagNoTickets != 0 || s.LockedTime != "" && e.GetAttributeValue(s.LockedTime) == lockedForever ||
