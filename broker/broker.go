@@ -28,6 +28,10 @@ type Config struct {
 	// RecordSession appends one event of a session to the audit record; nil:
 	// none is kept. A session whose beginning cannot be recorded does not begin.
 	RecordSession func(SessionEvent) error
+	// Judged is told by RunSessions that all sessions were judged by the snapshot of
+	// that generation, or a later one, and those marked that must end. It must be
+	// quick. Nil: nobody asks.
+	Judged func(generation uint64)
 	// Take says whether an attempt may be made, before the directory is asked,
 	// and Settle how it came out: Allow, Deny or Unknown. Nil: guessing is not
 	// limited.

@@ -61,6 +61,7 @@ func (b *Broker) RunSessions(ctx context.Context, wait func(ctx context.Context,
 	for {
 		next := b.judgeTouched(work)
 		work()
+		b.tellJudged()
 		timer := time.NewTimer(next)
 		select {
 		case <-l.wake:
@@ -74,6 +75,19 @@ func (b *Broker) RunSessions(ctx context.Context, wait func(ctx context.Context,
 			return nil
 		}
 		timer.Stop()
+	}
+}
+
+// tellJudged says how far the judging has come.
+func (b *Broker) tellJudged() {
+	if b.c.Judged == nil {
+		return
+	}
+	b.live.mu.Lock()
+	s := b.live.view.Snapshot
+	b.live.mu.Unlock()
+	if s != nil {
+		b.c.Judged(s.Generation())
 	}
 }
 
