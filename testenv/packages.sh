@@ -20,7 +20,7 @@ BASE="
  krb5-kdc krb5-kdc-ldap krb5-admin-server krb5-otp krb5-pkinit krb5-user
  openssh-server openssh-client libnss-systemd
  iproute2 iputils-ping netbase util-linux procps
- faketime oathtool openssl ca-certificates
+ faketime oathtool zxing-cpp-tools openssl ca-certificates
  libpam0g-dev pamtester sudo libkrb5-dev curl valgrind
  libcap2 libedit2 libgnutls30 libnettle8 libseccomp2
  git make gcc libc6-dev"
