@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,16 +24,11 @@ func (r *Server) caller(fd int) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Accepted at the door: what is bound and connected to somebody who has a
-	// name could have been made by whoever pretends so.
-	there, err := unix.Getpeername(fd)
-	if err != nil {
-		return 0, fmt.Errorf("%w: its connection is closed", ErrRefused)
-	}
 	local, ok := here.(*unix.SockaddrUnix)
-	peer, ok2 := there.(*unix.SockaddrUnix)
-	// sekishod binds another name first, and renames it.
-	if !ok || !ok2 || kind != unix.SOCK_STREAM || peer.Name != "" || strings.TrimSuffix(local.Name, ".new") != r.c.Socket {
+	// sekishod binds another name first, and renames it. Whose other side has a
+	// name was not accepted at the door: whoever pretends so has called somebody
+	// who listens, and would have him ended.
+	if !ok || kind != unix.SOCK_STREAM || strings.TrimSuffix(local.Name, ".new") != r.c.Socket || !peerUnnamed(fd) {
 		return 0, fmt.Errorf("%w: its connection is none to %s", ErrRefused, r.c.Socket)
 	}
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -43,6 +39,15 @@ func (r *Server) caller(fd int) (int32, error) {
 		return 0, fmt.Errorf("%w: it is uid %d's, and only root opens sessions for others", ErrRefused, cred.Uid)
 	}
 	return cred.Pid, nil
+}
+
+// peerUnnamed: the other side of a unix socket has no address. Its length tells;
+// package unix cannot.
+func peerUnnamed(fd int) bool {
+	var a unix.RawSockaddrAny
+	size := uint32(unix.SizeofSockaddrAny)
+	_, _, e := unix.Syscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)))
+	return e == 0 && a.Addr.Family == unix.AF_UNIX && size == 2 // only the family
 }
 
 // leader makes sure that a process may be adopted.

@@ -292,7 +292,7 @@ func killFolder(dir string) error {
 	}
 	for _, pid := range pids {
 		if p, err := readProcess(pid); err == nil {
-			signal(p, inDir(pid, dir), unix.SIGKILL)
+			signalTo(p, inDir(pid, dir), unix.SIGKILL)
 		}
 	}
 	return writeFile(dir, "cgroup.freeze", "0")

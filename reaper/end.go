@@ -41,7 +41,7 @@ func (r *Server) end(q request) (Ended, error) {
 		if p.pid == s.pid && len(ps) > 1 {
 			continue
 		}
-		if err := signal(p, s.has(p.pid), unix.SIGHUP, unix.SIGTERM, unix.SIGCONT); err != nil {
+		if err := signalTo(p, s.has(p.pid), unix.SIGHUP, unix.SIGTERM, unix.SIGCONT); err != nil {
 			return Ended{}, err
 		}
 	}

@@ -180,10 +180,10 @@ func everybody() (map[int32]process, error) {
 	return out, nil
 }
 
-// signal sends signals to p, and only to p: the pidfd is opened before it is
+// signalTo sends signals to p, and only to p: the pidfd is opened before it is
 // made sure who has the pid, and a pid is not given again while its process has
 // it. member says whether it is still to be signalled.
-func signal(p process, member func() bool, signals ...unix.Signal) error {
+func signalTo(p process, member func() bool, signals ...unix.Signal) error {
 	fd, err := unix.PidfdOpen(int(p.pid), 0)
 	if err == unix.ESRCH {
 		return nil

@@ -19,8 +19,8 @@ const (
 	forwardTime = 40 * time.Millisecond
 )
 
-// printable is s without what a terminal would obey or not show, at most limit
-// bytes of it.
+// printable is s in one line, without what a terminal would obey or not show, at
+// most limit bytes of it.
 func printable(s string, limit int) string {
 	var out strings.Builder
 	for _, r := range s {
@@ -37,7 +37,7 @@ func printable(s string, limit int) string {
 		}
 		out.WriteRune(r)
 	}
-	return strings.TrimSpace(out.String())
+	return strings.Join(strings.Fields(out.String()), " ")
 }
 
 // tell writes a line to the terminals of processes, and says to how many.

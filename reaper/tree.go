@@ -151,7 +151,7 @@ func (r *Server) killTree(s *session) error {
 		for pid, p := range in {
 			if stopped[pid] != p.started {
 				fresh, stopped[pid] = true, p.started
-				if err := signal(p, nil, unix.SIGSTOP); err != nil {
+				if err := signalTo(p, nil, unix.SIGSTOP); err != nil {
 					return err
 				}
 			}
@@ -161,7 +161,7 @@ func (r *Server) killTree(s *session) error {
 		}
 	}
 	for _, p := range in {
-		if err := signal(p, nil, unix.SIGKILL); err != nil {
+		if err := signalTo(p, nil, unix.SIGKILL); err != nil {
 			return err
 		}
 	}
