@@ -39,9 +39,9 @@ The terminal shows it as a QR code, the app reads it, and a first code that the
 app shows must be typed before the token counts. Then ten recovery codes are
 printed, each good for one sign-in without the app. Neither is shown again.
 
-A token in the embedded realm also has LDAP binds and kinit ask for the code. A
-new token takes the place of an old one. Only an administrator can do this, for
-another or for himself.
+In the embedded realm an LDAP bind needs the code behind the password then; kinit
+does after sekisho user set NAME --kdc-otp on. A new token takes the place of an
+old one. Only an administrator can do this, for another or for himself.
 
 Without a terminal, --yes leaves the first code out, and --uri prints the token's
 URI, which holds the secret, or --secret-file reads a secret that the user's

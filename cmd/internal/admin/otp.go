@@ -91,8 +91,8 @@ func (d *Directory) Enrol(ctx context.Context, user string, t NewToken) error {
 }
 
 // setToken has a user's entry name a token, or none, and returns the one that it
-// named before. In the embedded realm the KDC asks for codes from then on, or no
-// longer, by the same modify.
+// named before. Of somebody without a token the KDC asks no codes: that goes by the
+// same modify.
 func (d *Directory) setToken(ctx context.Context, user, token string) (old string, err error) {
 	for try := 1; ; try++ {
 		e, err := d.find(ctx, d.users(), user, append([]string{"objectClass", ldapsync.AttrToken}, realm.KeyAttributes...)...)
@@ -104,8 +104,8 @@ func (d *Directory) setToken(ctx context.Context, user, token string) (old strin
 			return "", refuse("user %s has no token", user)
 		}
 		m := ldap.NewModifyRequest(e.DN, nil)
-		if d.c.Issuer != nil {
-			switch at, err := d.c.Issuer.SetCodesAtKDC(e, token != ""); {
+		if d.c.Issuer != nil && token == "" {
+			switch at, err := d.c.Issuer.SetCodesAtKDC(e, false); {
 			case errors.Is(err, realm.ErrNoPrincipal):
 			case err != nil:
 				return "", err
