@@ -166,9 +166,17 @@ func (a *app) userSet() *cobra.Command {
 	var common, mail, home, shell, expires string
 	var uid, gid uint32
 	var lock, unlock, mustChange bool
+	var kdcOTP string
 	c := &cobra.Command{
 		Use: "set NAME", Short: "Change a user", Args: takes(1, 1, "a user name"),
-		Example: `  sekisho user set alice --lock
+		Long: `Change a user.
+
+With --kdc-otp on the KDC of the embedded realm gives him tickets only for his
+password with a one-time code right behind it, which takes an armour:
+kinit -n -c FILE:armor, then kinit -T FILE:armor NAME. sekisho login and sign-ins by
+password give him no ticket then. He needs a token first (sekisho otp enrol).`,
+		Example: `  sekisho user set alice --kdc-otp on
+  sekisho user set alice --lock
   sekisho user set alice --expires 2030-12-31
   sekisho user set alice --expires never --shell /bin/zsh
   sekisho user set alice --must-change`,
@@ -202,6 +210,10 @@ func (a *app) userSet() *cobra.Command {
 			if f.Changed("must-change") {
 				ch.MustChange = &mustChange
 			}
+			at := f.Changed("kdc-otp")
+			if at && kdcOTP != "on" && kdcOTP != "off" {
+				return usagef("--kdc-otp %q: write on or off", kdcOTP)
+			}
 			if f.Changed("expires") {
 				t, err := parseDay(expires)
 				if err != nil {
@@ -210,8 +222,15 @@ func (a *app) userSet() *cobra.Command {
 				ch.Expires = &t
 			}
 			return a.work(c, func(ctx context.Context, d *admin.Directory) error {
-				if err := d.SetUser(ctx, args[0], ch); err != nil {
-					return err
+				if at {
+					if err := d.SetCodesAtKDC(ctx, args[0], kdcOTP == "on"); err != nil {
+						return err
+					}
+				}
+				if !at || ch != (admin.UserChange{}) {
+					if err := d.SetUser(ctx, args[0], ch); err != nil {
+						return err
+					}
 				}
 				return a.showUser(ctx, d, args[0])
 			})
@@ -228,6 +247,7 @@ func (a *app) userSet() *cobra.Command {
 	f.BoolVar(&unlock, "unlock", false, "open it again")
 	f.StringVar(&expires, "expires", "", "the account is shut from this day on (2030-12-31, in UTC), or never")
 	f.BoolVar(&mustChange, "must-change", false, "the password opens nothing but its own change (kinit, passwd) until then; =false takes it back")
+	f.StringVar(&kdcOTP, "kdc-otp", "", "on: the KDC asks for a one-time code behind the password; or off")
 	c.MarkFlagsMutuallyExclusive("lock", "unlock")
 	a.complete(c, "user")
 	return c
@@ -298,7 +318,7 @@ func (a *app) showUser(ctx context.Context, d *admin.Directory, name string) err
 	return a.card([][2]string{
 		{"user", u.Name}, {"name", u.Common}, {"mail", u.Mail}, {"uid", fmt.Sprint(u.UID)}, {"gid", fmt.Sprint(u.GID)},
 		{"home", u.Home}, {"shell", u.Shell}, {"state", userState(u)}, {"groups", list(u.Groups)},
-		{"keys", strconv.Itoa(u.Keys)}, {"principal", u.Principal}, {"dn", u.DN},
+		{"keys", strconv.Itoa(u.Keys)}, {"principal", u.Principal}, {"codes at kdc", u.KDCCodes}, {"dn", u.DN},
 	})
 }
 
