@@ -266,6 +266,9 @@ func (s *Server) published(v broker.View) {
 	for x, h := range s.hosts {
 		if v.HostByID(x) == nil && h.conn == nil {
 			removed = append(removed, h)
+			for y := range h.sessions {
+				delete(s.owners, y)
+			}
 			delete(s.hosts, x)
 		}
 	}

@@ -259,3 +259,13 @@ func (h *hall) tell(user broker.UserName, frame []byte) {
 		}
 	}
 }
+
+// has tells whether a host's view has a user.
+func (h *hall) has(host broker.HostName, user broker.UserName) bool {
+	for k := range h.conns {
+		if k.host.Names[0] == host {
+			return k.class.has(h.cur, user)
+		}
+	}
+	return false
+}

@@ -33,6 +33,7 @@ type Server struct {
 	snap       *broker.Snapshot
 	hosts      map[broker.EntryID]*hostState
 	confirms   map[*confirm]struct{}
+	owners     map[broker.SessionID]*hostState // who has reported a session
 	addresses  map[netip.Addr]int
 	open       int
 	handshakes chan struct{}
@@ -45,7 +46,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{c: c, tls: c.tlsConfig(), work: make(chan func(), 64), ran: make(chan struct{}), hosts: map[broker.EntryID]*hostState{},
-		confirms: map[*confirm]struct{}{}, addresses: map[netip.Addr]int{}, handshakes: make(chan struct{}, c.Handshakes)}
+		confirms: map[*confirm]struct{}{}, owners: map[broker.SessionID]*hostState{}, addresses: map[netip.Addr]int{}, handshakes: make(chan struct{}, c.Handshakes)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.hall = hall{s: s, classes: map[string]*class{}, conns: map[*conn]struct{}{}}
 	return s, nil
@@ -327,6 +328,21 @@ func short(s string) string {
 		b = append(b[:240], '…')
 	}
 	return string(b)
+}
+
+// Has tells whether a host that is connected has that user in its view.
+func (s *Server) Has(ctx context.Context, host broker.HostName, user broker.UserName) bool {
+	out := make(chan bool, 1)
+	if !s.do(func() { out <- s.hall.has(host, user) }) {
+		return false
+	}
+	select {
+	case has := <-out:
+		return has
+	case <-ctx.Done():
+	case <-s.ctx.Done():
+	}
+	return false
 }
 
 // Tell sends a small message to all hosts whose view has that user.

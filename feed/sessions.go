@@ -7,12 +7,33 @@ import (
 	"github.com/sekisho/sekisho/broker"
 )
 
-// own reports whether a session may be reported by this host: it runs there.
-func (h *hostState) own(x *broker.Session) error {
+// own reports whether a session may be reported by this host: it runs there, and
+// no other host has one of that ID.
+func (s *Server) own(h *hostState, x *broker.Session) error {
 	if !slices.Contains(h.names, x.Place) {
 		return fmt.Errorf("%w: a session on %.80q", errLied, x.Place)
 	}
+	if o := s.owners[x.ID]; o != nil && o != h {
+		return fmt.Errorf("%w: the session %s of %s", errLied, x.ID, o.name)
+	}
 	return nil
+}
+
+// drop forgets a session.
+func (s *Server) drop(h *hostState, x broker.SessionID) {
+	delete(h.sessions, x)
+	delete(s.owners, x)
+	if h.fresh != nil {
+		delete(h.fresh, x)
+	}
+}
+
+// put keeps a session.
+func (s *Server) put(h *hostState, x *broker.Session) {
+	h.sessions[x.ID], s.owners[x.ID] = x, h
+	if h.fresh != nil {
+		h.fresh[x.ID] = x
+	}
 }
 
 // event is something to be told once the lock is off.
@@ -60,7 +81,7 @@ func (s *Server) reportedLocked(k *conn, h *hostState, m *sessionList) (events [
 		return nil, nonsense("more than %d sessions", s.c.MaxSessions)
 	}
 	for i := range m.Sessions {
-		if err := h.own(&m.Sessions[i]); err != nil {
+		if err := s.own(h, &m.Sessions[i]); err != nil {
 			return nil, err
 		}
 		h.fresh[m.Sessions[i].ID] = &m.Sessions[i]
@@ -82,6 +103,12 @@ func (s *Server) reportedLocked(k *conn, h *hostState, m *sessionList) (events [
 			events = append(events, event{broker.SessionEnding, *now, now.Why})
 		}
 	}
+	for x := range h.sessions {
+		delete(s.owners, x)
+	}
+	for x := range h.fresh {
+		s.owners[x] = h
+	}
 	h.sessions, h.fresh, h.listed = h.fresh, nil, true
 	return events, nil
 }
@@ -94,7 +121,7 @@ func (s *Server) happened(k *conn, m *sessionEvent) error {
 		s.mu.Unlock()
 		return nil
 	}
-	if err := h.own(&m.Session); err != nil {
+	if err := s.own(h, &m.Session); err != nil {
 		s.mu.Unlock()
 		return err
 	}
@@ -102,29 +129,29 @@ func (s *Server) happened(k *conn, m *sessionEvent) error {
 	old := h.sessions[x]
 	var tell bool
 	switch m.Kind {
-	case broker.SessionOpened, broker.SessionEnding:
-		tell = old == nil || m.Kind == broker.SessionEnding && old.Ending.IsZero()
+	case broker.SessionEnding:
+		// One that is not known was closed already: what was reported out of turn
+		// must not bring it back.
+		if old == nil {
+			s.mu.Unlock()
+			return nil
+		}
+		tell = old.Ending.IsZero()
+		s.put(h, &m.Session)
+	case broker.SessionOpened:
+		tell = old == nil
 		if old == nil && len(h.sessions) >= s.c.MaxSessions {
 			s.mu.Unlock()
 			return nonsense("more than %d sessions", s.c.MaxSessions)
 		}
-		h.sessions[x] = &m.Session
-		if h.fresh != nil {
-			h.fresh[x] = &m.Session
-		}
+		s.put(h, &m.Session)
 	default:
 		tell = old != nil
-		delete(h.sessions, x)
-		if h.fresh != nil {
-			delete(h.fresh, x)
-		}
+		s.drop(h, x)
 	}
 	name := h.name
 	s.mu.Unlock()
 	if tell {
-		if old == nil && m.Kind == broker.SessionEnding {
-			s.c.Opened(name, m.Session)
-		}
 		s.tellAll(name, []event{{m.Kind, m.Session, m.Reason}})
 	}
 	s.checkConfirms(h)

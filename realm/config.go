@@ -219,6 +219,8 @@ func (c Config) info() Info {
 		Layout:   l,
 		LDAPI:    socketURL(f.socket),
 		CAFile:   f.publicCA,
+		Cert:     f.cert,
+		CertKey:  f.certKey,
 		KRB5Conf: f.publicKrb5,
 		Stash:    f.stash,
 		Keytab:   f.keytab,

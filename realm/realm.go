@@ -55,6 +55,9 @@ type Info struct {
 	Keytab  string
 	// CAFile is the PEM file of the private CA, readable by all.
 	CAFile string
+	// Cert and CertKey are the PEM files of the servers' certificate and its key,
+	// readable by root and the service user alone.
+	Cert, CertKey string
 	// KRB5Conf is a krb5.conf for clients on this machine, readable by all.
 	KRB5Conf string
 	// Stash is the Kerberos master key's stash file, readable by root and the

@@ -21,6 +21,7 @@ import (
 	"github.com/sekisho/sekisho/cmd/internal/report"
 	"github.com/sekisho/sekisho/door/local"
 	"github.com/sekisho/sekisho/door/pam"
+	"github.com/sekisho/sekisho/feed"
 	"github.com/sekisho/sekisho/krb/clock"
 	"github.com/sekisho/sekisho/ldapsync"
 	"github.com/sekisho/sekisho/otp/prove"
@@ -39,13 +40,20 @@ type daemon struct {
 	started time.Time
 
 	realm  *realm.Realm // nil with an external directory
-	sync   *ldapsync.Sync
+	sync   follower
 	audit  *audit.Log
 	broker *broker.Broker
 	state  state.Store
 	local  *local.Server
 	socket *net.UnixListener
 	users  *usersDoor // nil when switched off
+
+	ldap     *ldapsync.Sync // what sync is; nil when a broker is followed
+	upstream *feed.Client   // what sync is; nil unless a broker is followed
+	// codesUpstream says that the broker checks one-time codes.
+	codesUpstream bool
+	feed          *feed.Server // nil unless hosts may follow this broker
+	feedSockets   []net.Listener
 
 	provider  ldapsync.Provider // of the directory
 	clock     *clock.Guard
@@ -68,19 +76,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	d.provider = provider
-	schema, err := c.Schema()
-	if err != nil {
-		return nil, err
-	}
-	sc := ldapsync.Config{
-		Provider: provider, BaseDN: base, Schema: schema, StateDir: filepath.Join(c.StateDir, "snapshot"),
-		UIDFloor: c.UserDB.UIDMin, KeyPolicy: c.Policy(), HoldShare: c.Snapshot.HoldShare,
-		MaxAge: time.Duration(c.Snapshot.MaxAge), Log: log.WithField("part", "sync"),
-	}
-	if d.realm != nil { // it is here, and may have just been started
-		sc.BackoffMin, sc.BackoffMax = 50*time.Millisecond, time.Second
-	}
-	if d.sync, err = ldapsync.New(sc); err != nil {
+	if err := d.buildFollower(provider, base); err != nil {
 		return nil, err
 	}
 	if err := d.buildClock(); err != nil {
@@ -95,7 +91,11 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if d.passwords, err = d.buildPasswords(provider, base, in); err != nil {
 		return nil, err
 	}
-	if c.PAM.Enabled && c.OTPProver() == "totp" && !c.Follows() {
+	switch totp := c.PAM.Enabled && c.OTPProver() == "totp"; {
+	case totp && c.Follows():
+		d.codesUpstream = true
+		d.passwords.provers[broker.ProofOTP] = d.proveUpstream
+	case totp:
 		if err := d.buildCodes(in, base); err != nil {
 			return nil, err
 		}
@@ -104,7 +104,10 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err := d.buildGuesses(); err != nil {
 		return nil, err
 	}
-	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: d.record(rec), RecordSession: d.audit.Session, Now: d.now,
+	if d.upstream != nil {
+		d.guesses.call = d.callUpstream
+	}
+	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: d.record(rec), RecordSession: d.recordSession, Judged: d.judged, Now: d.now,
 		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,
 		Recent: d.proofs.recent, Remember: d.proofs.remember,
 		Take: d.guesses.take, Settle: d.guesses.settle, Pause: pause,
@@ -126,12 +129,18 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err := d.buildKDCDoor(); err != nil {
 		return nil, err
 	}
+	if err := d.buildFeed(); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
 // directory says how to reach the directory, and prepares the embedded one.
 func (d *daemon) directory(ctx context.Context, in inherited) (ldapsync.Provider, string, error) {
 	c := d.cfg
+	if c.Follows() {
+		return ldapsync.Provider{}, "", nil
+	}
 	if !c.Embedded() {
 		p, err := c.Provider()
 		if err != nil {
@@ -278,6 +287,7 @@ func (d *daemon) run(told context.Context) error {
 	}
 	d.servePAM(doors, fail)
 	d.serveKDC(doors, fail)
+	d.serveFeed(doors, fail)
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	follower.all.Go(func() { d.proofs.run(follower.ctx) })
 	d.runGuesses(follower, fail)

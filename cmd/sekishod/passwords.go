@@ -257,6 +257,9 @@ func (d *daemon) probeClocks(ctx context.Context, g *clock.Guard) {
 			}
 		})
 	}
+	if d.ldap == nil {
+		return // the KDCs tell
+	}
 	cl, err := ldapsync.Dial(ctx, ldapsync.ClientConfig{Provider: d.provider})
 	if err != nil {
 		d.log.WithError(err).Debug("the directory was not asked for its time")

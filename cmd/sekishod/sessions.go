@@ -128,7 +128,9 @@ func (d *daemon) revokedVerb() local.Verb {
 			if !shut {
 				return wire.Answer{Reason: "not-seen", Text: "sekishod has not heard of it from the directory yet: see sekisho status"}
 			}
-			body, err := report.Encode(report.Revoked{User: string(user), Hosts: d.confirm(ctx, user, v.Generation(), since)})
+			there := d.confirmingHosts(ctx, user, v.Generation(), since)
+			hosts := append(d.confirm(ctx, user, v.Generation(), since), there()...)
+			body, err := report.Encode(report.Revoked{User: string(user), Hosts: hosts})
 			if err != nil {
 				return wire.Answer{Reason: "answer", Text: err.Error()}
 			}

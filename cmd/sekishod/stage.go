@@ -99,7 +99,7 @@ func becomeService(c config.Config) error {
 		hand = append(hand, fmt.Sprintf("%s=%d", fdStacks, f.Fd()))
 	}
 	env := append(os.Environ(), inheritedEnv+"="+strings.Join(hand, " "))
-	return dropAndExec(u, needsLowPort(c), env)
+	return dropAndExec(u, needsLowPort(c) || feedNeedsLowPort(c), env)
 }
 
 // needsLowPort tells whether slapd, the KDC or the server of password changes

@@ -44,8 +44,11 @@ func (d *daemon) acceptVerb() local.Verb {
 	return local.Verb{
 		May: local.RootOnly,
 		Do: func(context.Context, local.Caller, wire.Request) wire.Answer {
-			held := d.sync.Status().Held
-			switch err := d.sync.Accept(); {
+			if d.ldap == nil {
+				return wire.Answer{Outcome: wire.No, Reason: "nothing-held", Text: "this host follows a broker: changes are held back, and accepted, there"}
+			}
+			held := d.ldap.Status().Held
+			switch err := d.ldap.Accept(); {
 			case errors.Is(err, ldapsync.ErrNothingHeld):
 				return wire.Answer{Outcome: wire.No, Reason: "nothing-held", Text: "no change is held back"}
 			case err != nil:
@@ -103,27 +106,13 @@ func (d *daemon) passwdVerb() local.Verb {
 
 // status gathers how everything is doing.
 func (d *daemon) status() report.Status {
-	s, v, now := d.sync.Status(), d.sync.View(), d.now()
+	v, now := d.sync.View(), d.now()
 	r := report.Status{
-		Host: d.cfg.Host, Embedded: d.realm != nil, PID: os.Getpid(), Started: d.started, UserDB: d.userDBState(),
-		Sync: report.Sync{
-			State: string(s.State), Loaded: s.Loaded, Generation: s.Generation,
-			MaxAgeSeconds: int64(v.MaxAge / time.Second),
-			Users:         s.Users, Groups: s.Groups, Hosts: s.Hosts, Rules: s.Rules, LastChange: moment(s.LastChange),
-			Provider: s.Provider, LastError: s.LastError, LastErrorAt: moment(s.LastErrorAt), RetryAt: moment(s.RetryAt),
-			DiskError: s.DiskError, DiskBytes: s.DiskBytes,
-			SkippedEntries: s.SkippedEntries, SkippedValues: s.SkippedValues,
-		},
+		Host: d.cfg.Host, Embedded: d.realm != nil, PID: os.Getpid(), Started: d.started, UserDB: d.userDBState(), Sync: d.syncReport(),
 	}
 	if v.Snapshot != nil {
 		r.HostKnown = v.Host(broker.HostName(d.cfg.Host)) != nil
 		r.Sync.AgeSeconds = int64(v.Age(now) / time.Second)
-	}
-	if h := s.Held; h != nil {
-		r.Sync.Held = &report.Held{Since: h.Since, Why: h.Why, Users: h.Users, Of: h.Of, First: texts(h.First)}
-	}
-	for _, k := range s.Skipped[:min(len(s.Skipped), maxShown)] {
-		r.Sync.Skipped = append(r.Sync.Skipped, report.Skipped{DN: clip(k.DN), Why: clip(k.Why), Whole: k.Whole})
 	}
 	if d.realm != nil {
 		r.LDAPI = d.realm.Info().LDAPI

@@ -295,6 +295,10 @@ type Feed struct {
 	// CAFile is the authority of the hosts' certificates. Empty: the embedded
 	// realm's.
 	CAFile string `toml:"ca_file"`
+	// Unpinned lets in a host whose entry lists no sekishoHostKey, by its
+	// certificate alone: for directories that somebody else runs and that lack the
+	// attribute. A stolen key is then good until its certificate ends.
+	Unpinned bool `toml:"unpinned"`
 }
 
 // Upstream makes this host follow a broker instead of a directory: it is told its

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ func (c Config) PasswordProver() string {
 	switch {
 	case c.PAM.Password != "":
 		return c.PAM.Password
-	case c.Embedded():
+	case c.Embedded(), c.Follows():
 		return "kdc"
 	}
 	return "ldap"
@@ -81,8 +82,14 @@ func (c Config) Provider() (ldapsync.Provider, error) {
 
 // RealmConfig is the embedded realm's, run as the user with this uid and gid.
 func (c Config) RealmConfig(uid, gid int) realm.Config {
+	names := append([]string{c.Host}, c.Realm.Names...)
+	for _, l := range c.Feed.Listen {
+		if a, err := netip.ParseAddrPort(l); err == nil && !a.Addr().IsUnspecified() {
+			names = append(names, a.Addr().String())
+		}
+	}
 	return realm.Config{
-		Dir: c.StateDir, RunDir: c.RuntimeDir, Domain: c.Realm.Domain, Names: append([]string{c.Host}, c.Realm.Names...),
+		Dir: c.StateDir, RunDir: c.RuntimeDir, Domain: c.Realm.Domain, Names: names,
 		LDAP: c.Realm.LDAP, LDAPS: c.Realm.LDAPS, KDC: c.Realm.KDC, Kpasswd: c.Realm.Kpasswd, UID: uid, GID: gid,
 	}
 }
@@ -102,10 +109,14 @@ func (c Config) Inspect() (problems, warnings []string) {
 	if !strings.Contains(c.Host, ".") {
 		warnings = append(warnings, fmt.Sprintf("host: %s is no full name; it must be one of the names of this host's entry in the directory", c.Host))
 	}
+	problems = append(problems, c.inspectFeed()...)
 	if c.Embedded() {
 		return problems, warnings
 	}
 	d := c.Directory
+	if c.Follows() {
+		problems = append(problems, c.inspectUpstream()...)
+	}
 	if d.CAFile != "" {
 		if err := checkPEM(d.CAFile); err != nil {
 			problems = append(problems, err.Error())
@@ -127,6 +138,9 @@ func (c Config) Inspect() (problems, warnings []string) {
 		if _, err := krb.ReadKeytab(c.Kerberos.Keytab); err != nil {
 			problems = append(problems, "kerberos.keytab: "+err.Error()+": sekisho host enrol writes it, or sekisho host keytab on the realm's machine")
 		}
+	}
+	if c.Follows() {
+		return problems, warnings
 	}
 	if d.BindDN == "" {
 		warnings = append(warnings, "directory.bind_dn is not set: sekishod reads as anybody can")
@@ -152,6 +166,9 @@ func checkPEM(path string) error {
 func (c Config) Summary() string {
 	if c.Embedded() {
 		return fmt.Sprintf("%s runs the realm %s in %s", c.Host, c.Realm.Domain, c.StateDir)
+	}
+	if c.Follows() {
+		return fmt.Sprintf("%s follows the broker %s", c.Host, strings.Join(c.Upstream.Brokers, ", "))
 	}
 	return fmt.Sprintf("%s follows %s at %s", c.Host, c.Directory.Base, strings.Join(c.Directory.URL, ", "))
 }

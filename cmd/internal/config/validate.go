@@ -25,8 +25,8 @@ var (
 // validate tells what is wrong, by the key's name, and how to mend it.
 func (c Config) validate() error {
 	for _, check := range []func(Config) error{
-		Config.checkPlaces, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState, Config.checkGuessing,
-		Config.checkAudit,
+		Config.checkPlaces, Config.checkUpstream, Config.checkRealm, Config.checkDirectory, Config.checkKerberos, Config.checkPAM, Config.checkOTP, Config.checkRest, Config.checkState, Config.checkGuessing,
+		Config.checkAudit, Config.checkFeed,
 	} {
 		if err := check(c); err != nil {
 			return err
@@ -58,6 +58,9 @@ func (c Config) checkPlaces() error {
 }
 
 func (c Config) checkRealm() error {
+	if c.Follows() {
+		return nil // checkUpstream has looked
+	}
 	if !c.Embedded() {
 		if !reflect.DeepEqual(c.Realm, Default().Realm) {
 			return errors.New("[realm] is for the embedded realm, but directory.url is set: take one of them out")
@@ -87,6 +90,9 @@ func (c Config) checkRealm() error {
 
 func (c Config) checkDirectory() error {
 	d := c.Directory
+	if c.Follows() {
+		return nil
+	}
 	if _, err := c.Schema(); err != nil {
 		return fmt.Errorf("directory: %w", err)
 	}

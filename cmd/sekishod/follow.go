@@ -1,0 +1,282 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/cmd/internal/report"
+	"github.com/sekisho/sekisho/feed"
+	"github.com/sekisho/sekisho/ldapsync"
+)
+
+// follower keeps a snapshot: of the directory (ldapsync.Sync), or of a broker's
+// view for this host (feed.Client).
+type follower interface {
+	View() broker.View
+	Wait(ctx context.Context, after uint64) (broker.View, error)
+	Run(context.Context) error
+	Close() error
+}
+
+// buildFollower makes what this host follows.
+func (d *daemon) buildFollower(provider ldapsync.Provider, base string) error {
+	if d.cfg.Follows() {
+		return d.buildUpstream()
+	}
+	c := d.cfg
+	schema, err := c.Schema()
+	if err != nil {
+		return err
+	}
+	sc := ldapsync.Config{
+		Provider: provider, BaseDN: base, Schema: schema, StateDir: filepath.Join(c.StateDir, "snapshot"),
+		UIDFloor: c.UserDB.UIDMin, KeyPolicy: c.Policy(), HoldShare: c.Snapshot.HoldShare,
+		MaxAge: time.Duration(c.Snapshot.MaxAge), Log: d.log.WithField("part", "sync"),
+	}
+	if d.realm != nil { // it is here, and may have just been started
+		sc.BackoffMin, sc.BackoffMax = 50*time.Millisecond, time.Second
+	}
+	if d.ldap, err = ldapsync.New(sc); err != nil {
+		return err
+	}
+	d.sync = d.ldap
+	return nil
+}
+
+// buildUpstream makes the client of a broker. What it calls back is made later, and
+// before it runs.
+func (d *daemon) buildUpstream() (err error) {
+	u := d.cfg.Upstream
+	cert, cas := &pairFile{cert: u.CertFile, key: u.KeyFile}, func() (feed.CAs, error) { return readCAs(u.CAFile) }
+	if _, err := cert.get(); err != nil {
+		return fmt.Errorf("upstream.cert_file: %w: sekisho host enrol writes it", err)
+	}
+	if _, err := cas(); err != nil {
+		return fmt.Errorf("upstream.ca_file: %w", err)
+	}
+	d.upstream, err = feed.NewClient(feed.ClientConfig{
+		Brokers: u.Brokers, Certificate: cert.get, CAs: cas, Host: broker.HostName(d.cfg.Host),
+		StateDir: filepath.Join(d.cfg.StateDir, "feed"), MaxAge: time.Duration(d.cfg.Snapshot.MaxAge),
+		Sessions: d.ownSessions, End: d.endOwn, Judges: true, Now: d.now, Log: d.log.WithField("part", "feed"),
+	})
+	if err != nil {
+		return err
+	}
+	d.sync = d.upstream
+	return nil
+}
+
+// ownSessions are those that run here.
+func (d *daemon) ownSessions(f func(*broker.Session) bool) {
+	d.broker.Sessions(func(s *broker.Session) bool { return s.Place != broker.HostName(d.cfg.Host) || f(s) })
+}
+
+// endOwn ends a session that the broker wants ended.
+func (d *daemon) endOwn(id broker.SessionID, reason broker.Reason, text string) (known bool) {
+	d.broker.Kill(func(s *broker.Session) bool {
+		hit := s.ID == id
+		known = known || hit
+		return hit
+	}, "the broker")
+	d.log.WithField("session", string(id)).WithField("reason", string(reason)).Info("the broker ends a session: " + clip(text))
+	return known
+}
+
+// recordSession is broker.Config.RecordSession: the audit record first, then the
+// broker that is followed.
+func (d *daemon) recordSession(e broker.SessionEvent) error {
+	err := d.audit.Session(e)
+	if d.upstream != nil && (err == nil || e.Kind != broker.SessionOpened) && e.Session.Place == broker.HostName(d.cfg.Host) {
+		d.upstream.Session(e)
+	}
+	return err
+}
+
+// judged is broker.Config.Judged: the broker hears first which sessions are to end.
+func (d *daemon) judged(generation uint64) {
+	if d.upstream == nil {
+		return
+	}
+	d.ownSessions(func(s *broker.Session) bool {
+		if !s.Ending.IsZero() {
+			d.upstream.Session(broker.SessionEvent{Kind: broker.SessionEnding, Session: *s, Reason: s.Why})
+		}
+		return true
+	})
+	d.upstream.Judged(generation)
+}
+
+// callUpstream is how this host's budgets ask those of its broker. A one-time code
+// is counted there when it is checked there.
+func (d *daemon) callUpstream(ctx context.Context, kind string, request, answer any) error {
+	switch q := request.(type) {
+	case attemptCall:
+		if q.Proof == broker.ProofOTP && d.codesUpstream {
+			*answer.(*takeAnswer) = takeAnswer{OK: true}
+			return nil
+		}
+	case settleCall:
+		if q.Proof == broker.ProofOTP && d.codesUpstream {
+			return nil
+		}
+	}
+	return d.upstream.Call(ctx, kind, request, answer)
+}
+
+// callCode asks whether a one-time code is right, and spends it.
+const (
+	callCode     = "code"
+	codeUpstream = 15 * time.Second
+	maxTyped     = 256
+)
+
+// codeCall is a code that somebody has typed on a host.
+type codeCall struct {
+	attemptCall
+	Code string `json:"code"`
+}
+
+// codeAnswer is what came of it, without what is for the record alone.
+type codeAnswer struct {
+	Outcome broker.Outcome `json:"outcome"`
+	Reason  broker.Reason  `json:"reason"`
+}
+
+// proveUpstream is a broker.Prover that has the broker check a one-time code.
+func (d *daemon) proveUpstream(ctx context.Context, c broker.Claim, ask broker.Asker) broker.Proven {
+	typed, err := ask(ctx, broker.Prompt{Kind: broker.PromptSecret, Text: "One-time code: "})
+	if err != nil || len(typed) != 1 {
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonConversation}
+	}
+	if len(typed[0]) > maxTyped {
+		typed[0] = ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, codeUpstream)
+	defer cancel()
+	var a codeAnswer
+	q := codeCall{attemptCall{User: c.User, From: c.From, Remote: c.From.IsValid(), Door: c.Door, Proof: broker.ProofOTP}, typed[0]}
+	if err := d.upstream.Call(ctx, callCode, q, &a); err != nil {
+		d.log.WithError(err).WithField("user", string(c.User)).Warn("a one-time code could not be checked")
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonUnreachable}
+	}
+	if a.Outcome > broker.Allow || a.Outcome == broker.NeedProof {
+		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonProver}
+	}
+	return broker.Proven{Outcome: a.Outcome, Reason: a.Reason}
+}
+
+// answerCode is the feed.Handler of callCode. A host asks for its own users alone;
+// for any other, as much work is done for nobody's code.
+func (d *daemon) answerCode(ctx context.Context, host broker.HostName, request json.RawMessage) (any, error) {
+	var c codeCall
+	if err := json.Unmarshal(request, &c); err != nil || len(c.Code) > maxTyped {
+		return nil, errAttempt
+	}
+	claim := broker.Claim{User: c.User, Door: c.Door, From: c.From}
+	if v := d.sync.View(); v.Snapshot != nil && d.feed.Has(ctx, host, c.User) {
+		if u, ambiguous := v.User(c.User); u != nil && !ambiguous {
+			claim.DN = u.DN
+		}
+	}
+	if claim.From.IsValid() {
+		claim.From = claim.From.Unmap().WithZone("")
+	} else {
+		claim.From = netip.Addr{}
+	}
+	a := c.attempt(host)
+	a.Proof = broker.ProofOTP
+	switch al := d.guesses.take(ctx, a); {
+	case al.Unknown:
+		return codeAnswer{broker.Unknown, broker.ReasonState}, nil
+	case !al.OK:
+		return codeAnswer{broker.Deny, broker.ReasonThrottled}, nil
+	}
+	p := d.codes.Check(ctx, claim, c.Code)
+	d.guesses.settle(ctx, a, p.Outcome)
+	return codeAnswer{p.Outcome, p.Reason}, nil
+}
+
+// syncReport is how what this host follows is doing.
+func (d *daemon) syncReport() report.Sync {
+	v := d.sync.View()
+	max := int64(v.MaxAge / time.Second)
+	if d.upstream != nil {
+		s := d.upstream.Status()
+		return report.Sync{
+			State: string(s.State), Loaded: s.Loaded, Generation: s.Generation, MaxAgeSeconds: max,
+			Users: s.Users, Groups: s.Groups, Hosts: s.Hosts, Rules: s.Rules, LastChange: moment(s.LastChange),
+			Provider: "broker " + s.Broker, LastError: clip(s.LastError), LastErrorAt: moment(s.LastErrorAt), RetryAt: moment(s.RetryAt),
+			DiskError: clip(s.DiskError), DiskBytes: s.DiskBytes,
+		}
+	}
+	s := d.ldap.Status()
+	r := report.Sync{
+		State: string(s.State), Loaded: s.Loaded, Generation: s.Generation, MaxAgeSeconds: max,
+		Users: s.Users, Groups: s.Groups, Hosts: s.Hosts, Rules: s.Rules, LastChange: moment(s.LastChange),
+		Provider: s.Provider, LastError: s.LastError, LastErrorAt: moment(s.LastErrorAt), RetryAt: moment(s.RetryAt),
+		DiskError: s.DiskError, DiskBytes: s.DiskBytes,
+		SkippedEntries: s.SkippedEntries, SkippedValues: s.SkippedValues,
+	}
+	if h := s.Held; h != nil {
+		r.Held = &report.Held{Since: h.Since, Why: h.Why, Users: h.Users, Of: h.Of, First: texts(h.First)}
+	}
+	for _, k := range s.Skipped[:min(len(s.Skipped), maxShown)] {
+		r.Skipped = append(r.Skipped, report.Skipped{DN: clip(k.DN), Why: clip(k.Why), Whole: k.Whole})
+	}
+	return r
+}
+
+// pairFile is a certificate with its key, read anew when a file has changed.
+type pairFile struct {
+	cert, key string
+
+	mu      sync.Mutex
+	pair    *tls.Certificate
+	written [2]time.Time
+}
+
+func (p *pairFile) get() (*tls.Certificate, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var now [2]time.Time
+	for i, path := range []string{p.cert, p.key} {
+		st, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		now[i] = st.ModTime()
+	}
+	if p.pair != nil && now == p.written {
+		return p.pair, nil
+	}
+	pair, err := tls.LoadX509KeyPair(p.cert, p.key)
+	if err != nil {
+		if p.pair != nil { // they are being replaced, one after the other
+			return p.pair, nil
+		}
+		return nil, fmt.Errorf("%s and %s: %w", p.cert, p.key, err)
+	}
+	p.pair, p.written = &pair, now
+	return p.pair, nil
+}
+
+func readCAs(path string) (feed.CAs, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("there is no PEM certificate in %s", path)
+	}
+	return pool, nil
+}
