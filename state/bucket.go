@@ -16,6 +16,12 @@ type bucket struct {
 	mark  bool // entries are spent for good: no Put, Update or Delete
 }
 
+// counts tells whether keys is enforced here. A stream enforces its own bound, but
+// on a cluster a full one takes no change to what is in it either, and not even a
+// tombstone. So where there are such its bound is higher, and the last quarter is
+// for them.
+func (b bucket) counts() bool { return !b.evict && !b.mark }
+
 // buckets are all there are. A bucket may evict only if what is forgotten opens
 // nothing: an attacker who fills it chooses what goes.
 var buckets = []bucket{
@@ -45,6 +51,14 @@ func (b bucket) stream() string { return "KV_" + b.name }
 
 func (b bucket) subject(key string) string { return "$KV." + b.name + "." + token(key) }
 
+// keys is how many a bucket may have.
+func (c *Config) keys(b bucket) int {
+	if n, ok := c.MaxKeys[b.name]; ok {
+		return n
+	}
+	return b.keys
+}
+
 // bucketConfig is the stream of a bucket, laid out like NATS's own key-value
 // buckets, so that `nats kv` can look into it.
 func (c *Config) bucketConfig(b bucket) jetstream.StreamConfig {
@@ -54,7 +68,7 @@ func (c *Config) bucketConfig(b bucket) jetstream.StreamConfig {
 		Storage:           jetstream.FileStorage,
 		Replicas:          c.Replicas,
 		Discard:           jetstream.DiscardNew,
-		MaxMsgs:           int64(b.keys),
+		MaxMsgs:           int64(c.keys(b)),
 		MaxMsgsPerSubject: 1,
 		MaxBytes:          c.MaxDisk / 8,
 		MaxMsgSize:        maxRecord + 1024, // and headers
@@ -64,11 +78,11 @@ func (c *Config) bucketConfig(b bucket) jetstream.StreamConfig {
 		// AllowDirect stays off: any replica would answer a Get then, however far
 		// it lags behind.
 	}
-	if n, ok := c.MaxKeys[b.name]; ok {
-		sc.MaxMsgs = int64(n)
-	}
 	if b.evict {
 		sc.Discard = jetstream.DiscardOld
+	}
+	if b.counts() {
+		sc.MaxMsgs += sc.MaxMsgs/3 + 1
 	}
 	return sc
 }

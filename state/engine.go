@@ -20,8 +20,21 @@ type engine struct {
 	js  jetstream.JetStream
 	srv *server.Server // nil on a cluster
 
-	mu      sync.Mutex // guards streams
+	looking chan struct{} // has one: only who holds it looks for streams; before mu
+	mu      sync.Mutex    // guards streams
 	streams map[string]jetstream.Stream
+}
+
+// answerWait is how long one request to a cluster waits for its answer: that of a
+// leader that has died never comes.
+const answerWait = time.Second
+
+// one bounds a single request.
+func (e *engine) one(ctx context.Context) (context.Context, context.CancelFunc) {
+	if e.srv != nil {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, answerWait)
 }
 
 func newEngine(c *Config, nc *nats.Conn, srv *server.Server) (*engine, error) {
@@ -30,7 +43,7 @@ func newEngine(c *Config, nc *nats.Conn, srv *server.Server) (*engine, error) {
 		nc.Close()
 		return nil, err
 	}
-	return &engine{c: c, nc: nc, js: js, srv: srv, streams: map[string]jetstream.Stream{}}, nil
+	return &engine{c: c, nc: nc, js: js, srv: srv, looking: make(chan struct{}, 1), streams: map[string]jetstream.Stream{}}, nil
 }
 
 func (e *engine) close() {
@@ -43,26 +56,21 @@ func (e *engine) close() {
 
 // stream finds or makes a bucket's stream.
 func (e *engine) stream(ctx context.Context, b bucket) (jetstream.Stream, error) {
-	e.mu.Lock()
-	st := e.streams[b.name]
-	e.mu.Unlock()
-	if st != nil {
+	if st := e.known(b); st != nil {
 		return st, nil
 	}
-	var err error
-	if e.srv != nil {
-		st, err = e.js.CreateOrUpdateStream(ctx, e.c.bucketConfig(b))
-	} else {
-		st, err = e.js.Stream(ctx, b.stream())
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			if st, err = e.js.CreateStream(ctx, e.c.bucketConfig(b)); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-				st, err = e.js.Stream(ctx, b.stream()) // another broker was first
-			}
-		}
-		if err == nil {
-			err = e.c.fits(b, st.CachedInfo().Config)
-		}
+	select {
+	case e.looking <- struct{}{}:
+		defer func() { <-e.looking }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
+	if st := e.known(b); st != nil {
+		return st, nil
+	}
+	ctx, cancel := e.one(ctx)
+	defer cancel()
+	st, err := e.look(ctx, b)
 	if err != nil {
 		return nil, fmt.Errorf("the bucket %s: %w", b.name, err)
 	}
@@ -70,6 +78,28 @@ func (e *engine) stream(ctx context.Context, b bucket) (jetstream.Stream, error)
 	e.streams[b.name] = st
 	e.mu.Unlock()
 	return st, nil
+}
+
+func (e *engine) known(b bucket) jetstream.Stream {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.streams[b.name]
+}
+
+func (e *engine) look(ctx context.Context, b bucket) (jetstream.Stream, error) {
+	if e.srv != nil {
+		return e.js.CreateOrUpdateStream(ctx, e.c.bucketConfig(b))
+	}
+	st, err := e.js.Stream(ctx, b.stream())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if st, err = e.js.CreateStream(ctx, e.c.bucketConfig(b)); errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			st, err = e.js.Stream(ctx, b.stream()) // another broker was first
+		}
+	}
+	if err == nil {
+		err = e.c.fits(b, st.CachedInfo().Config)
+	}
+	return st, err
 }
 
 // forget has a stream looked up anew: it may have been removed.
@@ -93,6 +123,8 @@ func (e *engine) last(ctx context.Context, b bucket, key string) (found, error) 
 	if err != nil {
 		return found{}, err
 	}
+	ctx, cancel := e.one(ctx)
+	defer cancel()
 	m, err := st.GetLastMsgForSubject(ctx, b.subject(key))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -125,19 +157,12 @@ type write struct {
 	expect *uint64 // the revision that must be there; nil: any
 }
 
-// answerWait is how long one try may wait for an answer: that of a leader that has
-// died never comes.
-const answerWait = time.Second
-
 func (e *engine) write(ctx context.Context, w write) (revision uint64, err error) {
 	if _, err := e.stream(ctx, w.bucket); err != nil {
 		return 0, err
 	}
-	if e.srv == nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, answerWait)
-		defer cancel()
-	}
+	ctx, cancel := e.one(ctx)
+	defer cancel()
 	m := &nats.Msg{Subject: w.bucket.subject(w.key), Header: nats.Header{}}
 	opts := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0), jetstream.WithExpectStream(w.bucket.stream())}
 	if w.record == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,6 +133,9 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 
 // admit reads what a server that was started has, and compares it with the ledger.
 func (s *store) admit(ctx context.Context, e *engine) error {
+	if err := e.health(); err != nil {
+		s.c.Log.WithError(err).Error("the folder of the state store is damaged: what is in that bucket may be lost")
+	}
 	now, got := s.c.Now(), newSlots()
 	high, barred := map[string]uint64{}, map[string]time.Time{}
 	for _, b := range buckets {
@@ -190,22 +194,43 @@ func (s *store) admit(ctx context.Context, e *engine) error {
 	return nil
 }
 
-// suspect takes an engine out of use.
-func (s *store) suspect(e *engine, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.eng != e || s.closed {
+// health is why the server inside takes no more.
+func (e *engine) health() error {
+	if h := e.srv.Healthz(&server.HealthzOptions{}); h.StatusCode != http.StatusOK {
+		return errors.New(h.Error)
+	}
+	if e.nc.IsClosed() {
+		return nats.ErrConnectionClosed
+	}
+	return nil
+}
+
+// examine takes a server inside out of use that is not well.
+func (s *store) examine(e *engine) {
+	if s.local == nil {
 		return
 	}
-	s.eng, s.why = nil, err
-	s.local.sick <- e // has room: an engine comes here once, and the next after it was taken
+	err := e.health()
+	if err == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.eng == e && !s.closed {
+		s.eng, s.why = nil, err
+		s.local.sick <- e // has room: another comes only when this was taken
+	}
 }
+
+// healthEvery is how long a write that failed may wait for its answer.
+const healthEvery = 200 * time.Millisecond
 
 // nurse starts the server anew after a fault: after one failed write NATS takes no
 // more, though the disk have room again.
 func (s *store) nurse() {
-	tick := time.NewTicker(time.Second)
+	tick, look := time.NewTicker(time.Second), time.NewTicker(healthEvery)
 	defer tick.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -213,6 +238,12 @@ func (s *store) nurse() {
 		case <-tick.C:
 			if err := s.local.ledger.sync(); err != nil {
 				s.c.Log.WithError(err).Error("the count of the marks cannot be written")
+			}
+			continue
+		case <-look.C:
+			// To a write that failed there is no answer.
+			if e, err := s.engine(); err == nil {
+				s.examine(e)
 			}
 			continue
 		case sick := <-s.local.sick:

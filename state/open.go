@@ -15,7 +15,10 @@ func Open(ctx context.Context, c Config) (Store, error) {
 		return nil, err
 	}
 	c.MaxKeys = maps.Clone(c.MaxKeys)
-	s := &store{c: c, high: map[string]uint64{}, barred: map[string]time.Time{}}
+	s := &store{c: c, high: map[string]uint64{}, barred: map[string]time.Time{}, rooms: map[string]*room{}}
+	for _, b := range buckets {
+		s.rooms[b.name] = &room{}
+	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if len(c.Servers) > 0 {
 		e, err := s.c.connect()

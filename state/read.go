@@ -33,7 +33,9 @@ func (e *engine) read(ctx context.Context, b bucket, f func(message)) error {
 	if err != nil {
 		return err
 	}
-	cons, err := st.CreateConsumer(ctx, jetstream.ConsumerConfig{
+	one, cancel := e.one(ctx)
+	defer cancel()
+	cons, err := st.CreateConsumer(one, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckNonePolicy,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second,
 	})
@@ -67,7 +69,9 @@ func (e *engine) read(ctx context.Context, b bucket, f func(message)) error {
 			return err
 		}
 		// What was left may have ended.
-		info, err := cons.Info(ctx)
+		one, cancel := e.one(ctx)
+		info, err := cons.Info(one)
+		cancel()
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ type store struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // calls, and goroutines of ours
 	local  *local         // nil on a cluster
+	rooms  map[string]*room
 
 	mu     sync.RWMutex // guards all below
 	closed bool
@@ -107,6 +108,11 @@ func (s *store) Create(ctx context.Context, name, key string, value []byte, ttl 
 	if err := s.bar(b); err != nil {
 		return unavailable(doing, err)
 	}
+	if there, err := s.admits(ctx, b, key); there {
+		return answer(doing, ErrExists)
+	} else if err != nil {
+		return unavailable(doing, err)
+	}
 	rec := s.record(key, value, seconds(ttl))
 	err = s.swap(ctx, b, rec, 0, func(f found) error {
 		if f.gone {
@@ -182,6 +188,9 @@ func (s *store) Put(ctx context.Context, name, key string, value []byte, ttl tim
 		return unavailable(doing, err)
 	}
 	defer done()
+	if _, err := s.admits(ctx, b, key); err != nil {
+		return unavailable(doing, err)
+	}
 	return answer(doing, s.insist(ctx, write{bucket: b, key: key, record: s.record(key, value, seconds(ttl))}))
 }
 
@@ -344,9 +353,7 @@ func (s *store) judge(e *engine, b bucket, err error) {
 	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		e.forget(b)
 	}
-	if s.local != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		s.suspect(e, err)
-	}
+	s.examine(e)
 }
 
 // again tells whether to try once more, and waits before. In this process nothing
