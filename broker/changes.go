@@ -67,7 +67,6 @@ func (c Changes) TouchedUsers(f func(UserName) bool) {
 				continue
 			}
 			if name(u); old == nil || now == nil || old.UID != now.UID || old.Name != now.Name {
-				c.old.usersByUID.each(u.UID, name)
 				c.now.usersByUID.each(u.UID, name)
 			}
 		}

@@ -51,7 +51,7 @@ type live struct {
 	all  map[SessionID]*tracked // guarded by mu, as all below
 	on   rests
 	view View      // the newest that all of them were judged on
-	last time.Time // of the last pass
+	last time.Time // the latest at which one was judged, in the last pass or since
 
 	keepers map[string]*keeper
 	ready   []*keeper      // those with something in their queues
@@ -153,6 +153,9 @@ func (b *Broker) track(s Session, fresh bool) (*tracked, error) {
 	}
 	t := &tracked{Session: s}
 	l.all[s.ID] = t
+	if at := now.Round(0); at.After(l.last) {
+		l.last = at
+	}
 	ahead := v.Snapshot != l.view.Snapshot
 	l.on.add(t, v.Snapshot, ahead)
 	if !t.Ending.IsZero() {

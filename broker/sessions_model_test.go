@@ -30,6 +30,10 @@ func TestSessionsModel(t *testing.T) {
 		}
 		for step := range 80 {
 			what := fmt.Sprintf("seed %d step %d", seed, step)
+			saved, undo := w.saved(), r.IntN(15) == 0
+			if undo {
+				w.edit()
+			}
 			for range r.IntN(30) {
 				s := w.session()
 				err := w.b.OpenSession(s)
@@ -47,6 +51,8 @@ func TestSessionsModel(t *testing.T) {
 				w.b.Sessions(func(s *Session) bool { w.b.CloseSession(s.ID, ReasonNone); return r.IntN(2) == 0 })
 			}
 			switch k := r.IntN(20); {
+			case undo:
+				w.undo(saved)
 			case k < 12:
 				w.edit()
 			case k == 12:

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -15,6 +16,8 @@ type world struct {
 	t    testing.TB
 	r    *rand.Rand
 	size int // how many names of each kind there are
+	// forced is how many rules in ten force a command.
+	forced int
 	view View
 	now  time.Time
 	b    *Broker
@@ -28,7 +31,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB, r *rand.Rand, c Config) *world {
-	w := &world{t: t, r: r, size: 3 + r.IntN(5), now: testNow, users: map[EntryID]User{}, groups: map[EntryID]Group{},
+	w := &world{t: t, r: r, size: 3 + r.IntN(5), forced: pick(r, 1, 9), now: testNow, users: map[EntryID]User{}, groups: map[EntryID]Group{},
 		hosts: map[EntryID]Host{}, rules: map[EntryID]Rule{}}
 	c.Directory = func() View { return w.view }
 	c.Record = func(Request, Decision) error { return nil }
@@ -57,6 +60,17 @@ func (w *world) edit() {
 		w.change(e)
 	}
 	w.view.Snapshot = e.Commit()
+}
+
+// undo takes back all changes since a state of the directory.
+func (w *world) undo(to world) {
+	w.view.Snapshot = to.view.Edit().Commit()
+	w.users, w.groups, w.hosts, w.rules = to.users, to.groups, to.hosts, to.rules
+}
+
+// saved is the state to go back to.
+func (w *world) saved() world {
+	return world{view: w.view, users: maps.Clone(w.users), groups: maps.Clone(w.groups), hosts: maps.Clone(w.hosts), rules: maps.Clone(w.rules)}
 }
 
 // rebuild makes the same directory out of nothing, so that the snapshots have
@@ -126,13 +140,15 @@ func (w *world) change(e *Edit) {
 			if r.IntN(2) == 0 {
 				name = w.name("g")
 			}
-			g = Group{ID: id, DN: dnOf("group:" + name), Name: GroupName(name), GID: uint32(r.IntN(4))}
+			if g.ID, g.DN, g.Name = id, dnOf("group:"+name), GroupName(name); r.IntN(2) == 0 {
+				g = Group{ID: id, DN: g.DN, Name: g.Name, GID: uint32(r.IntN(4))}
+			}
 			if r.IntN(4) == 0 { // an equal name in another branch
 				g.DN += ",ou=else"
 			}
 		}
 		g.Members, g.MemberUsers, g.MemberHosts = slices.Clone(g.Members), slices.Clone(g.MemberUsers), slices.Clone(g.MemberHosts)
-		for range 1 + r.IntN(3) {
+		for range r.IntN(4) {
 			m := dnOf(pick(r, "group:"+w.name("g"), "group:"+w.name("g"), "user:"+w.name("u"), "host:"+w.name("h")))
 			if at := slices.Index(g.Members, m); at >= 0 {
 				g.Members = slices.Delete(g.Members, at, at+1)
@@ -199,7 +215,7 @@ func (w *world) rule() Rule {
 		Permit:  some(r, 2, "pty", "agent-forwarding", "permitopen:db:1"),
 		Enabled: pick(r, "", "", "", "", "", "FALSE"),
 	}
-	switch r.IntN(6) {
+	switch r.IntN(5) {
 	case 0:
 		a.Time = must(2, "10:00-12:00 UTC", "08:00-10:30 UTC", "22:00-06:00 Europe/Berlin", "Wed,Thu 09:00-17:00 UTC")
 	case 1:
@@ -207,10 +223,10 @@ func (w *world) rule() Rule {
 	case 2:
 		a.Proof = must(2, "key", "otp", "password|ticket")
 	}
-	if r.IntN(3) == 0 {
+	if r.IntN(10) < w.forced {
 		a.Permit = append(a.Permit, pick(r, "command:/bin/a", "command:/bin/b"))
 	}
-	switch r.IntN(10) {
+	switch r.IntN(7) {
 	case 0:
 		a.Expires = w.later().Format("20060102150405Z")
 	case 1:

@@ -42,7 +42,7 @@ func TestTranscripts(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%s:%d: %v", f, n+1, err)
 				}
-				for _, o := range out {
+				for _, o := range append(out, tr.endings()...) {
 					got.WriteString("\t" + o + "\n")
 				}
 			}
@@ -74,6 +74,7 @@ type transcript struct {
 	now         time.Time
 	age, maxAge time.Duration
 	cases       int
+	live        *transcriptSessions // nil until one is opened
 }
 
 func newTranscript() *transcript {
@@ -89,6 +90,9 @@ func newTranscript() *transcript {
 //	remove user|group|host|rule TAG
 //	now T | age DURATION | max-age DURATION | no-snapshot
 //	decide|why [user=NAME] [door=D] [host=NAME] [addr=IP] [login=NAME] [from=IP] [proofs=P,P] [recent=P:AGE,P:AGE] [at=T] [deferred]
+//	session|sessions|max-sessions …                see transcriptSessions
+//
+// After each command come the sessions that it has ended.
 //
 // An entry's TAG is what it keeps over a rename: its id=, else its name; the
 // DN is made of the name. T is as in RFC 3339. Values with spaces are quoted.
@@ -101,6 +105,8 @@ func (tr *transcript) run(line string) ([]string, error) {
 	switch verb {
 	case "decide", "why":
 		return tr.decide(verb, a)
+	case "session", "sessions", "max-sessions":
+		return tr.session(verb, a)
 	case "now":
 		tr.now, err = time.Parse(time.RFC3339, name)
 		return nil, err
@@ -157,28 +163,9 @@ func (tr *transcript) run(line string) ([]string, error) {
 
 func (tr *transcript) decide(verb string, a *args) ([]string, error) {
 	tr.cases++
-	r := Request{User: UserName(a.one("user")), Login: Login(a.one("login")), Door: Door(a.one("door")),
-		Target: Target{Host: HostName(a.one("host"))}, SourceDeferred: a.one("deferred") != "",
-		ProofsDeferred: a.one("proofs-deferred") != "", Unconfined: a.one("unconfined") != ""}
-	if ip := a.one("addr"); ip != "" {
-		r.Target.Addr = netip.MustParseAddr(ip)
-	}
-	if ip := a.one("from"); ip != "" {
-		r.From = netip.MustParseAddr(ip)
-	}
-	var shown []Proof
-	if p := a.one("proofs"); p != "" {
-		shown = named[Proof](strings.Split(p, ","))
-	}
-	if p := a.one("recent"); p != "" {
-		for one := range strings.SplitSeq(p, ",") {
-			kind, age, _ := strings.Cut(one, ":")
-			d, err := time.ParseDuration(age)
-			if err != nil {
-				return nil, err
-			}
-			r.Recent = append(r.Recent, RecentProof{Proof(kind), d})
-		}
+	r, shown, err := a.request()
+	if err != nil {
+		return nil, err
 	}
 	now := tr.now
 	if at := a.one("at"); at != "" {
@@ -190,6 +177,33 @@ func (tr *transcript) decide(verb string, a *args) ([]string, error) {
 		out = printExplanation(Explain(v, r, shown, now))
 	}
 	return out, a.check()
+}
+
+// request reads a request and the proofs shown.
+func (a *args) request() (r Request, shown []Proof, err error) {
+	r = Request{User: UserName(a.one("user")), Login: Login(a.one("login")), Door: Door(a.one("door")),
+		Target: Target{Host: HostName(a.one("host"))}, SourceDeferred: a.one("deferred") != "",
+		ProofsDeferred: a.one("proofs-deferred") != "", Unconfined: a.one("unconfined") != ""}
+	if ip := a.one("addr"); ip != "" {
+		r.Target.Addr = netip.MustParseAddr(ip)
+	}
+	if ip := a.one("from"); ip != "" {
+		r.From = netip.MustParseAddr(ip)
+	}
+	if p := a.one("proofs"); p != "" {
+		shown = named[Proof](strings.Split(p, ","))
+	}
+	if p := a.one("recent"); p != "" {
+		for one := range strings.SplitSeq(p, ",") {
+			kind, age, _ := strings.Cut(one, ":")
+			d, err := time.ParseDuration(age)
+			if err != nil {
+				return r, nil, err
+			}
+			r.Recent = append(r.Recent, RecentProof{Proof(kind), d})
+		}
+	}
+	return r, shown, nil
 }
 
 func printDecision(d Decision) []string {
