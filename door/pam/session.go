@@ -164,16 +164,9 @@ func (s *Server) rests(p *peer, r wire.Request) footing {
 }
 
 // leave notes that a user has logged out. Where programs of the session may go
-// on, it lasts until Emptied.
+// on, it lasts until Emptied: what can still act with his rights can be ended.
 func (s *sessions) leave(id broker.SessionID, user broker.UserName) {
-	e := s.get(id)
-	switch {
-	case e == nil || e.account() != user:
-	case e.Held && s.c.Reaper != nil:
-		if err := s.update(id, func(now *Session) { now.Left = s.c.Now().UTC() }); err != nil {
-			s.c.Log.WithError(err).Warn("remembering a session")
-		}
-	default:
+	if e := s.get(id); e != nil && e.account() == user && !e.Held {
 		s.gone(id, "closed")
 	}
 }

@@ -43,8 +43,6 @@ type Session struct {
 	Boot string
 	// Held says that a Reaper has its processes.
 	Held bool
-	// Left is when the user logged out while programs of the session went on.
-	Left time.Time
 	// TicketsSince is when the tickets came, and TicketsEnd when they end; zero:
 	// it has none that we renew.
 	TicketsSince time.Time

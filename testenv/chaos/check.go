@@ -11,6 +11,8 @@ import (
 	"github.com/sekisho/sekisho/testenv/site"
 )
 
+var errInside = errors.New("somebody is inside whose right was taken away")
+
 // settle is how long the last ends may take.
 const settle = 10 * time.Second
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,12 +29,10 @@ type storm struct {
 	*site.Site
 	people []*person
 
-	mu      sync.Mutex
-	rand    *rand.Rand     // guarded by mu
-	lives   []*site.Live   // guarded by mu
-	counts  map[string]int // guarded by mu; what was done in this round
-	cut     *testenv.Host  // guarded by mu; off the network
-	stopped bool           // guarded by mu; a server is stopped (SIGSTOP)
+	mu     sync.Mutex
+	rand   *rand.Rand     // guarded by mu
+	lives  []*site.Live   // guarded by mu
+	counts map[string]int // guarded by mu; what was done in this round
 }
 
 func (s *storm) pick(n int) int {
@@ -108,7 +105,7 @@ func (s *storm) comeOrGo() {
 		return
 	}
 	p := s.people[s.pick(len(s.people))]
-	l, err := s.Stay(p.name, p.key, s.Hosts[s.pick(len(s.Hosts))])
+	l, err := s.StayWith(site.Plain, p.name, p.key, s.Hosts[s.pick(len(s.Hosts))])
 	if err != nil {
 		s.count("refusals")
 		return
@@ -224,5 +221,3 @@ func (s *storm) calm() error {
 		return nil
 	})
 }
-
-var errInside = errors.New("somebody is inside whose right was taken away")

@@ -127,8 +127,10 @@ func (r *realm) watcher() error {
 type joining struct {
 	name   string
 	prover string // pam.password
+	otp    string // pam.otp
 	krb5   []byte // its krb5.conf; nil: the realm's
 	conf   string // more sections of its sekishod.toml
+	files  []hostFile
 }
 
 // join makes a host that follows the realm over ldaps, with Debian's own PAM
@@ -163,11 +165,12 @@ password_file = "/etc/sekisho/password"
 ca_file = "/etc/sekisho/ca.crt"
 [pam]
 password = %q
+otp = %q
 [keys]
 pam = true
 [clock]
 servers = ["%s"]
-%s`, j.name, r.broker.FQDN, baseDN, j.name, baseDN, j.prover, r.broker.Addr, j.conf)
+%s`, j.name, r.broker.FQDN, baseDN, j.name, baseDN, j.prover, j.otp, r.broker.Addr, j.conf)
 	files := []hostFile{
 		{"/etc/sekisho/sekishod.toml", []byte(conf), 0o644},
 		{"/etc/sekisho/ca.crt", r.ca, 0o644},
@@ -203,7 +206,7 @@ servers = ["%s"]
 		}
 		files = append(files, hostFile{"/etc/pam.d/" + filepath.Base(f), b, 0o644})
 	}
-	for _, f := range files {
+	for _, f := range append(files, j.files...) {
 		if err := h.WriteFile(f.path, f.data, f.mode); err != nil {
 			return nil, err
 		}

@@ -61,14 +61,23 @@ func (l *Live) Leave() {
 	<-l.Done
 }
 
-// Stubborn is a program that no hangup ends, with a child that has left the
-// terminal and the process group.
-const Stubborn = "trap '' HUP TERM; echo now-inside; (setsid sleep 600 &); sleep 600"
+// What runs in sessions that stay. A hangup ends the plain one; the stubborn one
+// it does not, and a child of it has left the terminal and the process group.
+const (
+	Plain    = "echo now-inside; sleep 600"
+	Stubborn = "trap '' HUP TERM; echo now-inside; (setsid sleep 600 &); sleep 600"
+)
 
-// Stay logs somebody in, on a terminal, and waits until he is in.
+// Stay logs somebody in, on a terminal, with a stubborn program, and waits until
+// he is in.
 func (s *Site) Stay(user string, key *testenv.Key, on *testenv.Host) (*Live, error) {
+	return s.StayWith(Stubborn, user, key, on)
+}
+
+// StayWith is Stay with another program.
+func (s *Site) StayWith(program, user string, key *testenv.Key, on *testenv.Host) (*Live, error) {
 	l := &Live{User: user, On: on, Done: make(chan struct{})}
-	l.cmd = s.Client.SSH(s.Ctx, testenv.SSHCall{To: on, User: user, Key: key, Options: []string{"RequestTTY=force"}, Command: Stubborn})
+	l.cmd = s.Client.SSH(s.Ctx, testenv.SSHCall{To: on, User: user, Key: key, Options: []string{"RequestTTY=force"}, Command: program})
 	l.cmd.Stdout, l.cmd.Stderr = l, l
 	if err := l.cmd.Start(); err != nil {
 		return nil, err
