@@ -117,7 +117,7 @@ func (s *scene) leaveAtOnce() {
 		if err := s.Run("", "kill", "bob"); err != nil {
 			return err
 		}
-		return errors.Join(s.Known(s.Broker, "bob", 0), s.Run("", "rule", "rm", "bobs", "--yes"))
+		return errors.Join(s.Known(s.Broker, "bob", 0), s.Run("", "rule", "rm", "bobs"))
 	})
 	s.audit()
 }
