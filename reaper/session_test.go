@@ -154,7 +154,7 @@ func TestEmptied(t *testing.T) {
 			if _, err := try[Ended](s, "End", Order{ID: short.Opened.ID}); err == nil || !strings.Contains(err.Error(), ErrUnknown.Error()) {
 				t.Error(err)
 			}
-			l := s.log("alice", "(setsid sleep "+m+" >/dev/null 2>&1 &); sleep 0.2; echo ready")
+			l := s.log("alice", "(setsid sleep "+m+" </dev/null >/dev/null 2>&1 &); sleep 0.2; echo ready")
 			l.ends()
 			time.Sleep(sweepEvery + 500*time.Millisecond)
 			if s.emptied(l.Opened.ID) {
@@ -167,7 +167,7 @@ func TestEmptied(t *testing.T) {
 			if got := s.running(m); len(got) > 0 {
 				t.Errorf("it lives on: %q", got)
 			}
-			forgotten := s.log("alice", "sleep "+m+" & echo ready; cat")
+			forgotten := s.log("alice", "sleep "+m+" </dev/null >/dev/null 2>&1 & echo ready; cat")
 			if _, err := try[Nothing](s, "Forget", forgotten.Opened.ID); err != nil {
 				t.Error(err)
 			}

@@ -19,7 +19,7 @@ import (
 
 // site is a host with sshd, whose sessions are adopted, and a client.
 type site struct {
-	t           *testing.T
+	t           testing.TB
 	web, client *testenv.Host
 	door        *testenv.Daemon
 	rpc         *rpc.Client
@@ -31,17 +31,19 @@ account  required pam_permit.so
 session  required pam_mkhomedir.so umask=0077
 %s
 session  required /usr/local/lib/sekisho/pam_sekisho.so
+%s
 `
 
 // kind is what a host's sessions can be known by.
 type kind struct {
 	name             string
 	cgroups, auditID bool
+	before, after    string // lines of the PAM stack around ours
 }
 
-var kinds = []kind{{"cgroup", true, false}, {"audit", false, true}, {"bare", false, false}}
+var kinds = []kind{{name: "cgroup", cgroups: true}, {name: "audit", auditID: true}, {name: "bare"}}
 
-func newSite(t *testing.T, k kind) *site {
+func newSite(t testing.TB, k kind) *site {
 	t.Helper()
 	for _, p := range []string{"sekisho-reaper", "pam_sekisho.so"} {
 		if _, err := testenv.Program(p); err != nil {
@@ -71,11 +73,10 @@ func newSite(t *testing.T, k kind) *site {
 		s.put("/home/"+name+"/.ssh/authorized_keys", string(s.key.Public))
 	}
 	s.put("/root/.ssh/authorized_keys", string(s.key.Public))
-	login := "session  required pam_permit.so"
 	if k.auditID {
-		login = "session  required pam_loginuid.so"
+		k.before = "session  required pam_loginuid.so"
 	}
-	pam := fmt.Sprintf(sessionPAM, login)
+	pam := fmt.Sprintf(sessionPAM, k.before, k.after)
 	for _, name := range []string{"su", "sudo"} {
 		s.put("/etc/pam.d/"+name, "auth required pam_permit.so\naccount required pam_permit.so\nsession required /usr/local/lib/sekisho/pam_sekisho.so\n")
 	}
@@ -122,17 +123,19 @@ func (s *site) startDoor() {
 		s.t.Fatal(err)
 	}
 	s.door, err = s.web.Start(s.t.Context(), testenv.DaemonConfig{Name: "door", Path: exe, Args: []string{doorArg, program},
-		Ready: func(context.Context) error {
-			c, err := net.Dial("unix", s.web.Path(ctlPath))
-			if err == nil {
-				s.rpc = rpc.NewClient(c)
-			}
-			return err
-		}})
+		Ready: func(context.Context) error { return s.dial() }})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { s.rpc.Close() })
+}
+
+func (s *site) dial() error {
+	c, err := net.Dial("unix", s.web.Path(ctlPath))
+	if err == nil {
+		s.rpc = rpc.NewClient(c)
+		s.t.Cleanup(func() { c.Close() })
+	}
+	return err
 }
 
 // ask calls a method of the Door.
@@ -264,7 +267,7 @@ func (l *login) lives() bool {
 	}
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -306,6 +309,23 @@ func (l *login) end(text string) Ended {
 		}
 	}
 	return e
+}
+
+// reaper is the pid of the host's sekisho-reaper, on the host; "" when there is
+// none.
+func (s *site) reaper() string {
+	out, _ := s.web.Command(s.t.Context(), "pgrep", "-x", "sekisho-reaper").Output()
+	return strings.TrimSpace(string(out))
+}
+
+// sh runs a script as root of the host.
+func (s *site) sh(script string) string {
+	s.t.Helper()
+	out, err := s.web.Command(s.t.Context(), "sh", "-c", script).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("%s: %v: %s", script, err, out)
+	}
+	return string(out)
 }
 
 func (s *site) emptied(id string) bool {

@@ -129,6 +129,9 @@ func (o options) detach() error {
 		return fmt.Errorf("going into the background: %w", err)
 	}
 	defer ready.Close()
+	if err := closeOnExec(); err != nil {
+		return fmt.Errorf("going into the background: %w", err)
+	}
 	p, err := os.StartProcess("/proc/self/exe", []string{"sekisho-reaper", "--background", "4", "--fd", "3", "--socket", o.socket}, &os.ProcAttr{
 		Dir: "/", Env: []string{}, Sys: &syscall.SysProcAttr{Setsid: true},
 		Files: []*os.File{null, null, os.Stderr, os.NewFile(uintptr(o.fd), "sekishod"), theirs},
@@ -146,9 +149,7 @@ func (o options) detach() error {
 
 func (o options) serve() error {
 	syscall.Umask(0o022) // folders of cgroup2 are for everybody to see
-	if err := closeOthers(o.fd, o.background); err != nil {
-		return err
-	}
+	unix.CloseOnExec(o.background)
 	cred, err := unix.GetsockoptUcred(o.fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
 		return fmt.Errorf("asking who sekishod is: %w", err)
@@ -174,18 +175,16 @@ func (o options) serve() error {
 	return s.Serve(ctx)
 }
 
-// closeOthers closes all descriptors but the standard ones and these.
-func closeOthers(keep ...int) error {
-	highest := 2
-	for _, fd := range keep {
-		unix.CloseOnExec(fd)
-		highest = max(highest, fd)
+// closeOnExec is for descriptors that whoever started sekishod has left open:
+// the process in the background gets none of them.
+func closeOnExec() error {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
 	}
-	// Go's own (epoll) are made later than the process's first ones.
-	var st unix.Stat_t
-	for fd := 3; fd <= highest; fd++ {
-		if fd != keep[0] && fd != keep[1] && unix.Fstat(fd, &st) == nil {
-			return fmt.Errorf("descriptor %d is open, which sekishod does not hand on", fd)
+	for _, n := range names {
+		if fd, err := strconv.Atoi(n.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
 		}
 	}
 	return nil
