@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/otp"
+)
+
+// coder makes codes of one secret, each once.
+type coder struct {
+	secret []byte
+	last   uint64
+}
+
+// next is the earliest code that counts and was not given out.
+func (c *coder) next(t *testing.T) string {
+	t.Helper()
+	p := otp.Default()
+	for {
+		now, _ := p.Step(time.Now())
+		if step := max(c.last+1, now); step <= now+1 {
+			c.last = step
+			code, err := p.Code(c.secret, step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return code
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// kinit signs in with an armour that is there, or is made first.
+func (p *place) kinit(typed, armor string, fresh bool) (string, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), 90*time.Second)
+	defer cancel()
+	script := `kinit -T FILE:"$1" alice && klist`
+	if fresh {
+		script = `kinit -n -c FILE:"$1" && ` + script
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-c", script, "sh", armor)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "KRB5_CONFIG="+p.run+"/krb5.conf", "KRB5CCNAME=FILE:"+armor+".cc")
+	cmd.Stdin = strings.NewReader(typed + "\n")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// TestCodesAtKDC: of several at once with one code one gets a ticket; and neither a
+// dead KDC nor a dead sekishod is a wrong password.
+func TestCodesAtKDC(t *testing.T) {
+	p := newPlace(t, 3900, "")
+	d := p.start(nil)
+	dir := t.TempDir()
+	secret, password := filepath.Join(dir, "secret"), filepath.Join(dir, "password")
+	c := &coder{secret: otp.NewSecret(otp.SHA1)}
+	p.write(secret, otp.Text(c.secret), 0o600)
+	p.write(password, "correct horse", 0o600)
+	if out, err := exec.Command("sh", "-c", `sekisho user add alice --password-stdin --config "$1" <"$2"`, "sh", p.config, password).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p.sekisho("otp", "enrol", "alice", "--yes", "--secret-file", secret)
+	p.sekisho("user", "set", "alice", "--kdc-otp", "on")
+	p.until("the KDC serves", func() bool {
+		r := p.status().Realm
+		return len(r) == 2 && r[1].Ready
+	})
+
+	var all sync.WaitGroup
+	var got atomic.Int32
+	code := c.next(t)
+	for i := range 4 {
+		all.Go(func() {
+			out, err := p.kinit("correct horse"+code, filepath.Join(dir, fmt.Sprint("armor", i)), true)
+			if err == nil {
+				got.Add(1)
+			} else if !strings.Contains(out, "Preauthentication failed") {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	all.Wait()
+	if got.Load() != 1 {
+		t.Errorf("%d tickets for one code", got.Load())
+	}
+	log := d.Log()
+	if n := strings.Count(log, `"door":"kdc"`); n != 4 || strings.Count(log, "used-code") != 3 {
+		t.Errorf("%d decisions of four, or used codes are not called so:\n%s", n, log)
+	}
+	if strings.Contains(log, code) || strings.Contains(log, "correct horse") {
+		t.Error("the log holds a secret")
+	}
+
+	kdc := p.status().Realm[1].PID
+	if err := syscall.Kill(kdc, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.until("the KDC is back", func() bool {
+		r := p.status().Realm[1]
+		return r.Ready && r.PID != kdc
+	})
+	armor := filepath.Join(dir, "armor")
+	if out, err := p.kinit("correct horse"+c.next(t), armor, true); err != nil {
+		t.Errorf("after the KDC's death: %v\n%s", err, out)
+	}
+
+	if err := syscall.Kill(d.Pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	d.Stop()
+	if out, err := p.kinit("correct horse"+c.next(t), armor, false); err == nil || !strings.Contains(out, "Cannot contact any KDC") {
+		t.Errorf("without sekishod: %v\n%s", err, out)
+	}
+	p.start(nil)
+	p.until("the KDC is back", func() bool {
+		r := p.status().Realm
+		return len(r) == 2 && r[1].Ready
+	})
+	if out, err := p.kinit("correct horse"+c.next(t), armor, false); err != nil {
+		t.Errorf("once it is back: %v\n%s", err, out)
+	}
+}
