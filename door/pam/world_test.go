@@ -126,6 +126,7 @@ func (w *world) start() {
 	if w.s, err = New(w.c); err != nil {
 		w.t.Fatal(err)
 	}
+	w.c.Broker.Keep(Keeper, w.s.End)
 	os.Remove(w.path)
 	l, err := net.Listen("unix", w.path)
 	if err != nil {
