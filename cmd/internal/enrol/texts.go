@@ -86,6 +86,8 @@ func realmSection(b Bundle) string {
 	for _, k := range b.Kerberos.Kpasswd {
 		fmt.Fprintf(&t, "\t\tkpasswd_server = %s\n", k)
 	}
+	// By this CA a KDC is known that gives an armour for one-time codes (kinit -n).
+	fmt.Fprintf(&t, "\t\tpkinit_anchors = FILE:%s\n", caFile)
 	t.WriteString("\t}\n")
 	return t.String()
 }
