@@ -77,6 +77,35 @@ func TestRecentCode(t *testing.T) {
 	}
 }
 
+// TestSessionKeepsItsAge: a session that rests on an older code is judged again with
+// the age that the code had when it began.
+func TestSessionKeepsItsAge(t *testing.T) {
+	s := newSignIn(t, RuleAttributes{Name: "r", Subject: []string{"user:alice"}, Door: []string{"pam"}, Target: []string{"host:web1"},
+		Proof: []string{"password", "otp<12h"}})
+	withMemory(s)
+	age := 11 * time.Hour
+	s.b.c.Recent = func(UserName, netip.Addr) []RecentProof { return []RecentProof{{ProofOTP, age}} }
+	s.b.Keep("k", func(Ending) {})
+	q := Request{User: "alice", Door: "pam", Target: Target{Host: "web1"}, From: netip.MustParseAddr("198.51.100.7")}
+	open := func(id SessionID) error {
+		return s.b.OpenSession(Session{ID: id, Request: q, Proofs: []Proof{ProofPassword}, Basis: BasisRules, Keeper: "k"})
+	}
+	if err := open("young"); err != nil {
+		t.Fatal(err)
+	}
+	got, ok := s.b.Session("young")
+	if !ok || len(got.Request.Recent) != 1 || got.Request.Recent[0].Age != 11*time.Hour {
+		t.Fatalf("the session has %+v", got.Request.Recent)
+	}
+	age = 13 * time.Hour
+	if err := open("old"); err == nil {
+		t.Error("a session began on a code that is too old")
+	}
+	if d := Decide(s.b.View(), got.Request, got.Proofs, s.b.Now()); d.Outcome != Allow {
+		t.Errorf("judged again: %s", d.Outcome)
+	}
+}
+
 // TestRefusedIsNotRemembered: a code counts later only if it let somebody in.
 func TestRefusedIsNotRemembered(t *testing.T) {
 	s := newSignIn(t, RuleAttributes{Name: "r", Subject: []string{"user:alice"}, Door: []string{"pam"}, Target: []string{"host:web1"},

@@ -76,13 +76,15 @@ func (l *live) poke() {
 
 // OpenSession tracks a session from now on. It is judged at once, on its own
 // Request and Proofs and the newest snapshot, so that no change since the
-// decision is missed, and Rules, Until and Generation are set from that. Its
+// decision is missed, and Rules, Until and Generation are set from that. Older
+// proofs that count then (Recall) count for it for good. Its
 // user may have Config.MaxSessions of BasisRules, and as many as the rules that
 // grant it say in their permissions; those that are ending do not count. The
 // error is a *NotOpened when it may not begin, for what the directory says, for
 // the number of sessions, or because its beginning cannot be recorded; else one
 // of those above, or says what is wrong with the session.
 func (b *Broker) OpenSession(s Session) error {
+	s.Request = b.Recall(s.Request)
 	s.Ending, s.Why = time.Time{}, ReasonNone
 	l := b.live
 	l.mu.Lock()
