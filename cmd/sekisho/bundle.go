@@ -19,6 +19,7 @@ import (
 	"github.com/sekisho/sekisho/cmd/internal/config"
 	"github.com/sekisho/sekisho/cmd/internal/enrol"
 	"github.com/sekisho/sekisho/krb"
+	"github.com/sekisho/sekisho/realm"
 )
 
 func (a *app) hostBundle() *cobra.Command {
@@ -27,15 +28,18 @@ func (a *app) hostBundle() *cobra.Command {
 	c := &cobra.Command{
 		Use: "bundle NAME --out FILE", Short: "Write all that a machine needs to become a host", Args: takes(1, 1, "a host name"),
 		Long: `Write one new file that only you can read, with all that a machine needs to become
-the host NAME of the embedded realm: where the directory and the KDC are, the CA,
-a service account with its password, and the keys of host/FQDN and sekisho/FQDN.
-There, as root: sekisho host enrol FILE. It is as good as the host's own keys:
-carry it over ssh, and delete it on both sides.
+the host NAME of the embedded realm: where the KDC is, the CA, the keys of host/FQDN
+and sekisho/FQDN, and what to follow. With feed.listen, that is this broker: a
+certificate of the host's own, whose key is pinned in its entry; it is good for 397
+days. Else it is the directory: a service account with its password. There, as root:
+sekisho host enrol FILE. It is as good as the host's own keys: carry it over ssh, and
+delete it on both sides.
 
 Servers of an NTP clock guard go with it when this machine's configuration has any.
 
---again gives the service account a new password, and the old one ends; the keys
-stay what they are.`,
+--again gives the host a new certificate, or its service account a new password, and
+the old one ends: until the new bundle is there, the host answers from its last
+good snapshot. The Kerberos keys stay what they are.`,
 		Example: `  sekisho host bundle web1 --out /root/web1.bundle
   sekisho host bundle web1 --again --out /root/web1.new`,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -51,7 +55,7 @@ stay what they are.`,
 		},
 	}
 	c.Flags().StringVar(&file, "out", "", "new file for the bundle, mode 0600")
-	c.Flags().BoolVar(&again, "again", false, "the host has a service account: give it a new password")
+	c.Flags().BoolVar(&again, "again", false, "the host has had a bundle: what that holds ends")
 	a.complete(c, "host")
 	return c
 }
@@ -61,7 +65,7 @@ type bundleOrder struct {
 	again      bool
 }
 
-func (a *app) writeBundle(ctx context.Context, d *admin.Directory, o bundleOrder) (err error) {
+func (a *app) writeBundle(ctx context.Context, d *admin.Directory, o bundleOrder) error {
 	h, err := d.Host(ctx, o.host)
 	if err != nil {
 		return err
@@ -80,6 +84,51 @@ func (a *app) writeBundle(ctx context.Context, d *admin.Directory, o bundleOrder
 	if b.Kerberos.ServiceKeytab, err = keytabBytes(o.file, keys.Sekishod); err != nil {
 		return err
 	}
+	if b.Feed != nil {
+		err = a.bundleFeed(ctx, d, h, b, o)
+	} else {
+		err = a.bundleDirectory(ctx, d, h, b, o)
+	}
+	if err != nil {
+		return err
+	}
+	a.say("%s has all that %s needs; there, as root: sekisho host enrol FILE", o.file, h.Name)
+	return nil
+}
+
+// bundleFeed writes a bundle with a certificate, and pins its key. A service account
+// that the host had is not needed any more.
+func (a *app) bundleFeed(ctx context.Context, d *admin.Directory, h admin.Host, b enrol.Bundle, o bundleOrder) error {
+	c, err := a.config()
+	if err != nil {
+		return err
+	}
+	if len(h.FeedKeys) > 0 && !o.again {
+		return refusedError{fmt.Errorf("%s has a bundle already; --again gives it a new certificate", h.Name)}
+	}
+	cert, err := c.RealmConfig(0, 0).HostCert(b.FQDN)
+	if err != nil {
+		return err
+	}
+	b.Feed.Cert, b.Feed.Key = string(cert.Cert), string(cert.Key)
+	if err := enrol.WriteBundle(o.file, b); err != nil {
+		return err
+	}
+	if err := d.PinHost(ctx, h.Name, cert.Pin); err != nil {
+		os.Remove(o.file)
+		return err
+	}
+	var none *admin.NoneError
+	if o.again {
+		if err := d.RemoveService(ctx, h.Name); err != nil && !errors.As(err, &none) {
+			return fmt.Errorf("the bundle is good, but the host's old service account is still there: %w", err)
+		}
+	}
+	return nil
+}
+
+// bundleDirectory writes a bundle with a service account.
+func (a *app) bundleDirectory(ctx context.Context, d *admin.Directory, h admin.Host, b enrol.Bundle, o bundleOrder) (err error) {
 	b.Directory.Password = "not yet made"
 	if err := b.Validate(); err != nil { // before an account is removed for it
 		return fmt.Errorf("making a bundle: %w", err)
@@ -109,7 +158,6 @@ func (a *app) writeBundle(ctx context.Context, d *admin.Directory, o bundleOrder
 		}
 		return err
 	}
-	a.say("%s has all that %s needs; there, as root: sekisho host enrol FILE", o.file, h.Name)
 	return nil
 }
 
@@ -129,28 +177,50 @@ func (a *app) newBundle(h admin.Host) (enrol.Bundle, error) {
 	}
 	l := p.layout
 	b := enrol.Bundle{Made: time.Now().UTC().Truncate(time.Second), Host: h.Name, FQDN: admin.FQDN(h), Clock: c.Clock.Servers}
-	b.Directory = enrol.BundleDirectory{Base: l.Base, RuleBase: l.Access(), BindDN: l.ServiceDN(h.Name), CA: string(ca), Schema: "rfc2307bis"}
 	b.Kerberos = enrol.BundleKerberos{Realm: l.Realm}
-	ldaps := reachable(c, c.Realm.LDAPS, 0)
-	for _, a := range ldaps {
-		b.Directory.URL = append(b.Directory.URL, "ldaps://"+a)
+	follow := a.bundleOfDirectory
+	if len(c.Feed.Listen) > 0 {
+		follow = a.bundleOfFeed
+	}
+	if err := follow(c, l, h, &b, string(ca)); err != nil {
+		return b, err
 	}
 	b.Kerberos.KDC = reachable(c, c.Realm.KDC, 0)
 	if b.Kerberos.Kpasswd = reachable(c, c.Realm.Kpasswd, 0); len(c.Realm.Kpasswd) == 0 {
 		b.Kerberos.Kpasswd = reachable(c, c.Realm.KDC, kpasswdAbove)
 	}
-	for _, need := range []struct {
-		key  string
-		have []string
-	}{{"realm.ldaps", ldaps}, {"realm.kdc", b.Kerberos.KDC}} {
-		if len(need.have) == 0 {
-			return b, refusedError{fmt.Errorf("no other machine can reach this one: set %s to an address of it in %s, and restart sekishod", need.key, a.configPath)}
-		}
+	if len(b.Kerberos.KDC) == 0 {
+		return b, a.unreachable("realm.kdc")
 	}
 	if !slices.Contains(append([]string{h.Name}, h.Aliases...), b.FQDN) || !hasDot(b.FQDN) {
 		return b, refusedError{fmt.Errorf("%s has no full name, which its keys go by: sekisho host set %s --alias %s.DOMAIN", h.Name, h.Name, h.Name)}
 	}
 	return b, nil
+}
+
+func (a *app) unreachable(key string) error {
+	return refusedError{fmt.Errorf("no other machine can reach this one: set %s to an address of it in %s, and restart sekishod", key, a.configPath)}
+}
+
+func (a *app) bundleOfDirectory(c config.Config, l realm.Layout, h admin.Host, b *enrol.Bundle, ca string) error {
+	d := &enrol.BundleDirectory{Base: l.Base, RuleBase: l.Access(), BindDN: l.ServiceDN(h.Name), CA: ca, Schema: "rfc2307bis"}
+	for _, a := range reachable(c, c.Realm.LDAPS, 0) {
+		d.URL = append(d.URL, "ldaps://"+a)
+	}
+	if b.Directory = d; len(d.URL) == 0 {
+		return a.unreachable("realm.ldaps")
+	}
+	return nil
+}
+
+func (a *app) bundleOfFeed(c config.Config, _ realm.Layout, _ admin.Host, b *enrol.Bundle, ca string) error {
+	if c.Feed.CertFile != "" || c.Feed.CAFile != "" {
+		return refusedError{errors.New("feed.cert_file and feed.ca_file are set: the hosts' certificates are made by whoever made these, and the hosts' [upstream] by hand: docs/upstream.md")}
+	}
+	if b.Feed = (&enrol.BundleFeed{Brokers: reachable(c, c.Feed.Listen, 0), CA: ca}); len(b.Feed.Brokers) == 0 {
+		return a.unreachable("feed.listen")
+	}
+	return nil
 }
 
 func hasDot(name string) bool { return slices.Contains([]byte(name), '.') }

@@ -49,6 +49,9 @@ func (a *app) place() (place, error) {
 	if err != nil {
 		return place{}, err
 	}
+	if c.Follows() && len(a.urls) == 0 {
+		return place{}, refusedError{fmt.Errorf("this host follows the broker %s and knows no directory: run it there, or name a directory with --url", strings.Join(c.Upstream.Brokers, ", "))}
+	}
 	if !c.Embedded() {
 		p, err := c.Provider()
 		if err != nil {

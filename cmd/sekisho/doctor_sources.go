@@ -40,6 +40,9 @@ func (a *app) doctor(ctx context.Context, f doctorFlags) (doctor, error) {
 	if err := a.doctorRealm(ctx, &d, c, f); err != nil {
 		return doctor{}, err
 	}
+	if c.Follows() && len(a.urls) == 0 {
+		return d, nil // it knows no directory
+	}
 	if d.directory, err = a.doctorDirectory(c); err != nil {
 		d.notes = append(d.notes, "the directory is not asked: "+err.Error())
 	}

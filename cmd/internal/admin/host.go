@@ -19,6 +19,8 @@ type Host struct {
 	Addresses   []string `json:"addresses"`
 	Description string   `json:"description,omitempty"`
 	Groups      []string `json:"groups,omitempty"` // direct ones
+	// FeedKeys are the keys by which it may follow a broker (sekishoHostKey).
+	FeedKeys []string `json:"feed_keys,omitempty"`
 }
 
 func checkHost(names, addrs []string) error {
@@ -106,6 +108,24 @@ func (d *Directory) SetHost(ctx context.Context, name string, c HostChange) (str
 	return rdnValue(e.DN), d.c.Client.Modify(ctx, m)
 }
 
+// PinHost makes key the only one by which a host may follow a broker: one that had
+// another is cut off.
+func (d *Directory) PinHost(ctx context.Context, name, key string) error {
+	if err := d.writable("host"); err != nil {
+		return err
+	}
+	e, err := d.find(ctx, d.hosts(), name, "objectClass")
+	if err != nil {
+		return err
+	}
+	m := ldap.NewModifyRequest(e.DN, nil)
+	if !slices.ContainsFunc(e.GetAttributeValues("objectClass"), func(c string) bool { return strings.EqualFold(c, "sekishoHost") }) {
+		m.Add("objectClass", []string{"sekishoHost"})
+	}
+	m.Replace(d.c.Schema.HostKeys, []string{key})
+	return d.c.Client.Modify(ctx, m)
+}
+
 // RemoveHost takes a host out.
 func (d *Directory) RemoveHost(ctx context.Context, name string) error {
 	if err := d.writable("host"); err != nil {
@@ -125,6 +145,9 @@ func (d *Directory) hostAttrs() []string {
 	out := append([]string{"description"}, d.c.Schema.HostNames...)
 	if d.c.Schema.HostAddrs != "" {
 		out = append(out, d.c.Schema.HostAddrs)
+	}
+	if d.c.Schema.HostKeys != "" {
+		out = append(out, d.c.Schema.HostKeys)
 	}
 	return out
 }
@@ -164,6 +187,9 @@ func (d *Directory) readHost(e *ldap.Entry) Host {
 		}
 	}
 	h.Addresses = append(h.Addresses, e.GetAttributeValues(d.c.Schema.HostAddrs)...)
+	if d.c.Schema.HostKeys != "" {
+		h.FeedKeys = e.GetAttributeValues(d.c.Schema.HostKeys)
+	}
 	slices.Sort(h.Aliases)
 	slices.Sort(h.Addresses)
 	return h

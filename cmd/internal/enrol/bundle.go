@@ -2,6 +2,7 @@ package enrol
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -24,15 +25,17 @@ const bundleVersion = 1
 const maxBundle = 1 << 20
 
 // Bundle is all that a machine needs to become a host of a realm. It holds
-// secrets: a password, and keys. The fields are those of its file, JSON.
+// secrets: keys, and with a directory a password. The fields are those of its file, JSON.
 type Bundle struct {
 	Version int       `json:"version"`
 	Made    time.Time `json:"made"`
 	// Host is the host's name in the directory, FQDN that of its Kerberos keys.
-	Host      string          `json:"host"`
-	FQDN      string          `json:"fqdn"`
-	Directory BundleDirectory `json:"directory"`
-	Kerberos  BundleKerberos  `json:"kerberos"`
+	Host string `json:"host"`
+	FQDN string `json:"fqdn"`
+	// Directory is there, or Feed, and never both: what the host follows.
+	Directory *BundleDirectory `json:"directory,omitempty"`
+	Feed      *BundleFeed      `json:"feed,omitempty"`
+	Kerberos  BundleKerberos   `json:"kerberos"`
 	// Clock are NTP servers, host or host:port; none is needed.
 	Clock []string `json:"clock,omitempty"`
 }
@@ -46,6 +49,14 @@ type BundleDirectory struct {
 	Password string   `json:"password"`
 	CA       string   `json:"ca"` // PEM
 	Schema   string   `json:"schema"`
+}
+
+// BundleFeed is which brokers the host follows, and by what certificate.
+type BundleFeed struct {
+	Brokers []string `json:"brokers"` // host:port
+	CA      string   `json:"ca"`      // PEM, of the brokers' certificates
+	Cert    string   `json:"cert"`    // PEM, the host's
+	Key     string   `json:"key"`     // PEM, its key
 }
 
 // BundleKerberos is the realm, and the keys of the host in it: keytab files.
@@ -156,13 +167,39 @@ var (
 
 // Validate tells what is wrong, and never a secret.
 func (b Bundle) Validate() error {
-	d, k := b.Directory, b.Kerberos
-	for _, c := range []struct {
-		what string
-		ok   bool
-	}{
+	k := b.Kerberos
+	if (b.Directory == nil) == (b.Feed == nil) {
+		return errors.New("it must name a directory or brokers to follow, and not both")
+	}
+	checks := b.Feed.checks()
+	if b.Directory != nil {
+		checks = b.Directory.checks()
+	}
+	for _, c := range append(checks, []check{
 		{"host", len(b.Host) <= 253 && hostForm.MatchString(b.Host)},
 		{"fqdn", len(b.FQDN) <= 253 && hostForm.MatchString(b.FQDN) && strings.Contains(b.FQDN, ".")},
+		{"kerberos.realm", realmForm.MatchString(k.Realm)},
+		{"kerberos.kdc", len(k.KDC) > 0 && len(k.KDC) <= 32 && all(k.KDC, address)},
+		{"kerberos.kpasswd", len(k.Kpasswd) <= 32 && all(k.Kpasswd, address)},
+		{"kerberos.host_keytab", len(k.HostKeytab) > 2},
+		{"kerberos.service_keytab", len(k.ServiceKeytab) > 2},
+		{"clock", len(b.Clock) <= 32 && all(b.Clock, func(s string) bool { return plainForm.MatchString(s) && !strings.Contains(s, " ") })},
+	}...) {
+		if !c.ok {
+			return fmt.Errorf("%s is missing or not what belongs there", c.what)
+		}
+	}
+	return nil
+}
+
+// check is one thing in a bundle, and whether it is what belongs there.
+type check struct {
+	what string
+	ok   bool
+}
+
+func (d *BundleDirectory) checks() []check {
+	return []check{
 		{"directory.url", len(d.URL) > 0 && len(d.URL) <= 32 && all(d.URL, func(u string) bool { return plainForm.MatchString(u) && strings.HasPrefix(u, "ldaps://") })},
 		{"directory.base", plainForm.MatchString(d.Base)},
 		{"directory.rule_base", plainForm.MatchString(d.RuleBase)},
@@ -170,18 +207,26 @@ func (b Bundle) Validate() error {
 		{"directory.password", d.Password != "" && len(d.Password) <= 1024 && !strings.ContainsAny(d.Password, "\x00\r\n")},
 		{"directory.ca", certificates(d.CA)},
 		{"directory.schema", hostForm.MatchString(d.Schema)},
-		{"kerberos.realm", realmForm.MatchString(k.Realm)},
-		{"kerberos.kdc", len(k.KDC) > 0 && len(k.KDC) <= 32 && all(k.KDC, address)},
-		{"kerberos.kpasswd", len(k.Kpasswd) <= 32 && all(k.Kpasswd, address)},
-		{"kerberos.host_keytab", len(k.HostKeytab) > 2},
-		{"kerberos.service_keytab", len(k.ServiceKeytab) > 2},
-		{"clock", len(b.Clock) <= 32 && all(b.Clock, func(s string) bool { return plainForm.MatchString(s) && !strings.Contains(s, " ") })},
-	} {
-		if !c.ok {
-			return fmt.Errorf("%s is missing or not what belongs there", c.what)
-		}
 	}
-	return nil
+}
+
+func (f *BundleFeed) checks() []check {
+	if f == nil {
+		return nil
+	}
+	pair, err := tls.X509KeyPair([]byte(f.Cert), []byte(f.Key))
+	return []check{
+		{"feed.brokers", len(f.Brokers) > 0 && len(f.Brokers) <= 16 && all(f.Brokers, address)},
+		{"feed.ca", certificates(f.CA)},
+		{"feed.cert", certificates(f.Cert) && err == nil && len(pair.Certificate) == 1},
+		{"feed.key", err == nil && privateKey(f.Key)},
+	}
+}
+
+// privateKey tells whether text is one key and nothing else.
+func privateKey(text string) bool {
+	block, rest := pem.Decode([]byte(text))
+	return block != nil && block.Type == "PRIVATE KEY" && len(block.Headers) == 0 && len(bytes.TrimSpace(rest)) == 0
 }
 
 func all(list []string, ok func(string) bool) bool {

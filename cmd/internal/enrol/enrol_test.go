@@ -2,10 +2,12 @@ package enrol
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestEnrol: a fresh machine becomes a host. The directory's people log in by
@@ -84,6 +86,107 @@ func TestEnrol(t *testing.T) {
 	if out, code := s.enrol("--undo"); code != 1 || !strings.Contains(out, "nothing to undo") {
 		t.Errorf("--undo, again: %d %s", code, out)
 	}
+}
+
+// TestFollowABroker: with a feed, a host holds no account of the directory: it
+// follows the broker, is cut off at once when its key is taken out, and answers
+// from what it has until it is too old.
+func TestFollowABroker(t *testing.T) {
+	t.Parallel()
+	s := newFeedSite(t)
+	before := s.tree()
+	out := s.enrolled(s.bundle, "--yes")
+	for _, want := range []string{"+[upstream]", "+++ /etc/sekisho/host.key", "+++ /etc/sekisho/host.crt"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the diff does not have %q:\n%s", want, out)
+		}
+	}
+	for _, not := range []string{"PRIVATE KEY", "[directory]", "/etc/sekisho/password"} {
+		if strings.Contains(out, not) {
+			t.Errorf("the diff has %q:\n%s", not, out)
+		}
+	}
+	s.startSekishod(s.web)
+	s.startSSHD()
+	if out := s.must(s.web, binDir+"/sekisho", "check"); !strings.Contains(out, "follows the broker") || strings.Contains(out, "warning") {
+		t.Errorf("check: %s", out)
+	}
+	s.works(s.login("alice", s.key))
+	s.works(s.byPassword("alice", password))
+	s.works(s.byTicket("alice"))
+	s.fails(s.login("bob", s.key))
+	s.fails(s.byPassword("bob", password))
+	s.fails(s.byPassword("alice", "wrong"))
+
+	// Nobody on the host can learn of bob, who may not enter it.
+	if out, err := s.web.Command(t.Context(), "getent", "passwd", "bob").CombinedOutput(); err == nil {
+		t.Errorf("the host knows bob: %s", out)
+	}
+	s.must(s.web, "getent", "passwd", "alice")
+	if out, err := s.web.Command(t.Context(), binDir+"/sekisho", "user", "ls").CombinedOutput(); err == nil || !strings.Contains(string(out), "follows the broker") {
+		t.Errorf("user ls on a host: %v %s", err, out)
+	}
+	if out, err := s.web.Command(t.Context(), "grep", "-rc", "bob", "/var/lib/sekisho/feed").CombinedOutput(); err == nil {
+		t.Errorf("the host's disk knows bob: %s", out)
+	}
+	s.sekisho("", "rule", "add", "bob-keys", "--subject", "user:bob", "--door", "keys", "--target", "host:web1")
+	s.sekisho("", "rule", "add", "bob-pam", "--subject", "user:bob", "--door", "pam", "--target", "host:web1")
+	s.soon("bob, whom a rule lets in now", func() error { return s.login("bob", s.key) })
+	s.sekisho("", "rule", "rm", "bob-keys")
+	s.sekisho("", "rule", "rm", "bob-pam")
+	s.soon("bob, whose rule is gone", func() error {
+		if s.login("bob", s.key) == nil {
+			return errors.New("was let in")
+		}
+		return nil
+	})
+	out = s.must(s.broker, binDir+"/sekisho", "revoke", "alice", "--wait")
+	if !strings.Contains(out, s.web.FQDN) && !strings.Contains(out, "web1") {
+		t.Errorf("revoke --wait does not name the host:\n%s", out)
+	}
+	s.fails(s.login("alice", s.key))
+
+	// A second bundle is asked for by name, and ends the first.
+	if out, err := s.broker.Command(t.Context(), binDir+"/sekisho", "host", "bundle", "web1", "--out", "/root/more").CombinedOutput(); err == nil || !strings.Contains(string(out), "--again") {
+		t.Errorf("a second bundle: %v %s", err, out)
+	}
+	s.sekisho("", "host", "bundle", "web1", "--again", "--out", "/root/new.bundle")
+	s.soon("the old key is cut off", func() error {
+		if out := s.must(s.web, binDir+"/sekisho", "status"); !strings.Contains(out, "sekishoHostKey") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	b, err := s.broker.ReadFile("/root/new.bundle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put(s.web, "/root/new.bundle", string(b), 0o600)
+	s.enrolled("/root/new.bundle", "--yes")
+	s.soon("the new key", func() error {
+		if out := s.must(s.web, binDir+"/sekisho", "status"); strings.Contains(out, "sekishoHostKey") {
+			return errors.New(out)
+		}
+		return nil
+	})
+	if out := s.enrolled("/root/new.bundle"); !strings.Contains(out, "nothing to change") {
+		t.Errorf("a second run:\n%s", out)
+	}
+	s.stopAll()
+	s.enrolled("--undo")
+	s.unchanged(before, "after --undo")
+}
+
+// soon waits for f to be nil.
+func (s *site) soon(what string, f func() error) {
+	s.t.Helper()
+	var err error
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+	}
+	s.t.Errorf("%s: %v", what, err)
 }
 
 // noSecret fails when a text has what only root may see.

@@ -16,7 +16,7 @@ import (
 func anyBundle() Bundle {
 	return Bundle{
 		Version: bundleVersion, Made: time.Unix(1_800_000_000, 0).UTC(), Host: "web1", FQDN: "web1.example.org",
-		Directory: BundleDirectory{URL: []string{"ldaps://203.0.113.1:636"}, Base: "dc=example,dc=org", RuleBase: "ou=access,dc=example,dc=org",
+		Directory: &BundleDirectory{URL: []string{"ldaps://203.0.113.1:636"}, Base: "dc=example,dc=org", RuleBase: "ou=access,dc=example,dc=org",
 			BindDN: "cn=web1,ou=services,dc=example,dc=org", Password: "x", Schema: "rfc2307bis"},
 		Kerberos: BundleKerberos{Realm: "EXAMPLE.ORG", KDC: []string{"203.0.113.1:88"}, Kpasswd: []string{"[2001:db8::1]:464"},
 			HostKeytab: []byte{5, 2, 0}, ServiceKeytab: []byte{5, 2, 0}},

@@ -180,11 +180,11 @@ func (p *Plan) edit(path string, f func(text string) (string, error)) error {
 
 // own are the files of sekishod.
 func (p *Plan) own(c Config, b Bundle) error {
-	if err := p.put(caFile, b.Directory.CA, 0o644); err != nil {
-		return err
-	}
-	if err := p.add(change{path: passwordFile, secret: true,
-		after: state{exists: true, data: []byte(b.Directory.Password + "\n"), mode: 0o600}}); err != nil {
+	if f := b.Feed; f != nil {
+		if err := p.feed(f); err != nil {
+			return err
+		}
+	} else if err := p.directory(b.Directory); err != nil {
 		return err
 	}
 	keys, err := sekishodKeytab(b)
@@ -198,6 +198,25 @@ func (p *Plan) own(c Config, b Bundle) error {
 		return err
 	}
 	return p.put(configFile, sekishodConf(b, c.PAM && c.SSH), 0o644)
+}
+
+// directory is what it takes to follow the directory.
+func (p *Plan) directory(d *BundleDirectory) error {
+	if err := p.put(caFile, d.CA, 0o644); err != nil {
+		return err
+	}
+	return p.add(change{path: passwordFile, secret: true, after: state{exists: true, data: []byte(d.Password + "\n"), mode: 0o600}})
+}
+
+// feed is what it takes to follow a broker. sekishod reads the key as its own user.
+func (p *Plan) feed(f *BundleFeed) error {
+	if err := p.put(caFile, f.CA, 0o644); err != nil {
+		return err
+	}
+	if err := p.put(hostCert, f.Cert, 0o644); err != nil {
+		return err
+	}
+	return p.add(change{path: hostKey, secret: true, group: User, after: state{exists: true, data: []byte(f.Key), mode: 0o640}})
 }
 
 // kerberos are the machine's own keytab and krb5.conf.

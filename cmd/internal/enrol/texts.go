@@ -19,6 +19,8 @@ const (
 	passwordFile  = etcDir + "/password"
 	serviceKeytab = etcDir + "/krb5.keytab"
 	ownKrb5Conf   = etcDir + "/krb5.conf"
+	hostCert      = etcDir + "/host.crt"
+	hostKey       = etcDir + "/host.key"
 	hostKeytab    = "/etc/krb5.keytab"
 	krb5Conf      = "/etc/krb5.conf"
 	nssConf       = "/etc/nsswitch.conf"
@@ -38,9 +40,17 @@ const (
 // asks sekishod.
 func sekishodConf(b Bundle, pam bool) string {
 	var t strings.Builder
-	fmt.Fprintf(&t, `%s
-host = %q
-
+	fmt.Fprintf(&t, "%s\nhost = %q\n", ours, b.FQDN)
+	if f := b.Feed; f != nil {
+		fmt.Fprintf(&t, `
+[upstream]
+brokers = %s
+cert_file = %q
+key_file = %q
+ca_file = %q
+`, list(f.Brokers), hostCert, hostKey, caFile)
+	} else {
+		fmt.Fprintf(&t, `
 [directory]
 url = %s
 base = %q
@@ -49,7 +59,9 @@ bind_dn = %q
 password_file = %q
 ca_file = %q
 schema = %q
-
+`, list(b.Directory.URL), b.Directory.Base, b.Directory.RuleBase, b.Directory.BindDN, passwordFile, caFile, b.Directory.Schema)
+	}
+	fmt.Fprintf(&t, `
 [kerberos]
 config = %q
 realm = %q
@@ -57,8 +69,7 @@ keytab = %q
 
 [pam]
 password = "kdc"
-`, ours, b.FQDN, list(b.Directory.URL), b.Directory.Base, b.Directory.RuleBase, b.Directory.BindDN, passwordFile, caFile,
-		b.Directory.Schema, ownKrb5Conf, b.Kerberos.Realm, serviceKeytab)
+`, ownKrb5Conf, b.Kerberos.Realm, serviceKeytab)
 	if len(b.Clock) > 0 {
 		fmt.Fprintf(&t, "\n[clock]\nservers = %s\n", list(b.Clock))
 	}

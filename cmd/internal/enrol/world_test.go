@@ -108,6 +108,17 @@ const password = "correct horse battery"
 // files, "" to have none.
 func newSite(t *testing.T, more map[string]string) *site {
 	t.Helper()
+	return newSiteOf(t, more, "")
+}
+
+// newFeedSite is newSite with a broker that hosts follow instead of the directory.
+func newFeedSite(t *testing.T) *site {
+	t.Helper()
+	return newSiteOf(t, nil, "feed")
+}
+
+func newSiteOf(t *testing.T, more map[string]string, kind string) *site {
+	t.Helper()
 	for _, name := range []string{"sekishod", "sekisho", "sekisho-keys", "sekisho-reaper", "pam_sekisho.so"} {
 		if _, err := testenv.Program(name); err != nil {
 			t.Fatal(err)
@@ -116,7 +127,11 @@ func newSite(t *testing.T, more map[string]string) *site {
 	w := testenv.ForTest(t)
 	s := &site{t: t, w: w, broker: w.Need(t, "broker"), web: w.Need(t, "web1"), client: w.Need(t, "client"), bundle: "/root/web1.bundle"}
 	a := s.broker.Addr
-	s.put(s.broker, "/etc/sekisho/sekishod.toml", fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:389\"]\nldaps = [\"%s:636\"]\nkdc = [\"%s:88\"]\nnames = [%q]\n", a, a, s.broker.FQDN), 0o644)
+	conf := fmt.Sprintf("[realm]\nldap = [\"127.0.0.1:389\"]\nldaps = [\"%s:636\"]\nkdc = [\"%s:88\"]\nnames = [%q]\n", a, a, s.broker.FQDN)
+	if kind == "feed" {
+		conf += fmt.Sprintf("[feed]\nlisten = [\"%s:714\"]\n", a) // a port that only root can open
+	}
+	s.put(s.broker, "/etc/sekisho/sekishod.toml", conf, 0o644)
 	s.startSekishod(s.broker)
 	s.makeDebian(more)
 
