@@ -56,12 +56,14 @@ func (w *writer) need(lists [][]broker.ProofNeed) {
 	}
 	w.name("need")
 	w.b = append(w.b, '[')
+	left := MaxList // in all
 	for i, needs := range lists[:min(len(lists), MaxList)] {
 		if i > 0 {
 			w.b = append(w.b, ',')
 		}
 		w.b = append(w.b, '[')
-		for j, n := range needs[:min(len(needs), MaxList)] {
+		for j, n := range needs[:min(len(needs), left)] {
+			left--
 			if j > 0 {
 				w.b = append(w.b, ',')
 			}

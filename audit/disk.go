@@ -21,6 +21,7 @@ type disk struct {
 	host  string
 	key   ed25519.PrivateKey
 	limit int64 // bytes in a file
+	sync  func(fd int) error
 
 	chain
 	name   string    // of the file in use, or of the last one
@@ -101,7 +102,7 @@ func (d *disk) resume(path, name string) (n int, torn *aside, err error) {
 		if n == 0 {
 			h, err := parse(line)
 			if err == nil {
-				d.chain = chain{h.seq - 1, h.prev}
+				d.chain = chain{h.seq - 1, string(h.prev)}
 			}
 		}
 		h, err := d.take(line)
@@ -111,7 +112,7 @@ func (d *disk) resume(path, name string) (n int, torn *aside, err error) {
 			return n, &a, serr
 		}
 		n++
-		if t, err := time.Parse(timeFormat, h.time); err == nil && t.After(d.newest) {
+		if t, err := time.Parse(timeFormat, string(h.time)); err == nil && t.After(d.newest) {
 			d.newest = t
 		}
 		if h.kind == KindSeal {
@@ -149,12 +150,12 @@ func (d *disk) append(lines []byte) error {
 	}
 	if err != nil {
 		// What is there of them was promised to nobody.
-		if terr := d.f.Truncate(d.size); terr != nil {
+		if d.cutBack() != nil {
 			d.abandon(err)
 		}
 		return fmt.Errorf("writing the audit record: %w", err)
 	}
-	if err := unix.Fdatasync(int(d.f.Fd())); err != nil {
+	if err := d.sync(int(d.f.Fd())); err != nil {
 		// The kernel has thrown away what it could not write, and will not say so
 		// again (fsync(2)): nothing more can be had from this file.
 		d.abandon(err)
@@ -174,10 +175,22 @@ func (d *disk) append(lines []byte) error {
 	return nil
 }
 
+// cutBack takes away what a failed write has left after the good part.
+func (d *disk) cutBack() error {
+	st, err := d.f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() < d.size {
+		return errors.New("somebody else has cut the file " + d.name)
+	}
+	return d.f.Truncate(d.size)
+}
+
 // abandon gives a file up for good, and remembers that what follows its good
 // part does not count.
 func (d *disk) abandon(why error) {
-	err := d.f.Truncate(d.size)
+	err := d.cutBack()
 	d.f.Close()
 	d.f = nil
 	if err == nil && d.size == 0 && os.Remove(filepath.Join(d.dir, d.name)) == nil {

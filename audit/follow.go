@@ -23,7 +23,8 @@ type verifier struct {
 
 	chain
 	begun    bool
-	lost     bool // the last line could not be read, so the next names one unknown
+	lastTime [len(timeFormat)]byte // of the last record
+	lost     bool                  // the last line could not be read, so the next names one unknown
 	file     string
 	line     int
 	before   Problem           // where the last line is
@@ -218,7 +219,7 @@ func wholeLine(ctx context.Context, path string, start int64) ([]byte, error) {
 // on from there.
 func (v *verifier) next(line []byte) error {
 	h, err := parse(line)
-	place := v.here("")
+	place := Problem{File: v.file, Line: v.line}
 	if err != nil {
 		v.settle(false)
 		if err == errCut {
@@ -234,8 +235,8 @@ func (v *verifier) next(line []byte) error {
 	due := v.seq + 1
 	switch {
 	case !v.begun:
-		v.v.First, v.v.Prev = v.point(h), h.prev
-		if h.prev == genesis {
+		v.v.First, v.v.Prev = v.point(h), string(h.prev)
+		if v.v.Prev == genesis {
 			v.v.Prev = ""
 		}
 	case h.seq != due:
@@ -246,7 +247,7 @@ func (v *verifier) next(line []byte) error {
 		}
 		v.wrong(v.here("%s", what))
 	case v.lost:
-	case h.prev != v.last:
+	case string(h.prev) != v.last:
 		if v.suspect != nil { // that line itself is the false one: it fits neither side
 			v.settle(true)
 		} else {
@@ -258,7 +259,8 @@ func (v *verifier) next(line []byte) error {
 	v.begun, v.lost, v.before = true, false, place
 	v.chain = chain{h.seq, hashOf(line)}
 	v.v.Records++
-	v.v.Last = v.point(h)
+	v.v.Last.Seq, v.v.Last.File = h.seq, v.file
+	copy(v.lastTime[:], h.time)
 	return v.read(h, line)
 }
 
@@ -281,7 +283,7 @@ func (v *verifier) settle(itself bool) {
 }
 
 func (v *verifier) point(h head) Point {
-	t, _ := time.Parse(timeFormat, h.time) // parse has tried
+	t, _ := time.Parse(timeFormat, string(h.time))
 	return Point{h.seq, t, v.file}
 }
 
@@ -401,6 +403,7 @@ func (v *verifier) finish(all []file) {
 		v.suspect = nil
 		v.wrong(p)
 	}
+	v.v.Last.Time, _ = time.Parse(timeFormat, string(v.lastTime[:]))
 	if !v.begun {
 		v.wrong(Problem{File: all[0].name, What: "there is no whole record in it, nor in any other file"})
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 )
 
 // b64 is strict: of two texts only one stands for the same bytes.
@@ -17,9 +16,9 @@ var b64 = base64.RawURLEncoding.Strict()
 const (
 	hashLen = 43 // characters of a SHA-256 in base64url
 	sigLen  = 86 // characters of a signature
-	// maxLine is more than any record of ours has: each text has at most 6 bytes
-	// for one of MaxText, and there are less than 60 texts and two lists of lists.
-	maxLine = 1 << 20
+	// maxLine is more than any record of ours has: less than 100 texts of at most
+	// 6 bytes for each of MaxText.
+	maxLine = 256 << 10
 )
 
 // genesis is the prev of the first line of all.
@@ -34,9 +33,9 @@ func hashOf(line []byte) string {
 // head is what verifying a line needs of it.
 type head struct {
 	seq  uint64
-	time string // as timeFormat
+	time []byte // as timeFormat; whether there is such a day is not looked at
 	kind Kind
-	prev string
+	prev []byte
 	// signed and sig are of a seal.
 	signed, sig []byte
 }
@@ -70,9 +69,11 @@ func parse(line []byte) (head, error) {
 	if !ok || len(rest) < len(timeFormat) {
 		return h, errLine
 	}
-	h.time, rest = string(rest[:len(timeFormat)]), rest[len(timeFormat):]
-	if _, err := time.Parse(timeFormat, h.time); err != nil {
-		return h, errLine
+	h.time, rest = rest[:len(timeFormat)], rest[len(timeFormat):]
+	for i, c := range h.time {
+		if f := timeFormat[i]; f >= '0' && f <= '9' && (c < '0' || c > '9') || (f < '0' || f > '9') && c != f {
+			return h, errLine
+		}
 	}
 	rest, ok = bytes.CutPrefix(rest, []byte(`","kind":"`))
 	end := bytes.IndexByte(rest, '"')
@@ -99,7 +100,7 @@ func parse(line []byte) (head, error) {
 	if len(rest) < hashLen {
 		return h, errLine
 	}
-	h.prev, rest = string(rest[len(rest)-hashLen:]), rest[:len(rest)-hashLen]
+	h.prev, rest = rest[len(rest)-hashLen:], rest[:len(rest)-hashLen]
 	if !bytes.HasSuffix(rest, []byte(`,"prev":"`)) || !bytes.HasPrefix(rest, []byte(`,"host":"`)) {
 		return h, errLine
 	}
@@ -157,7 +158,7 @@ func (c *chain) take(line []byte) (head, error) {
 	if h.seq != c.seq+1 {
 		return h, fmt.Errorf("it is record %d where %d is due", h.seq, c.seq+1)
 	}
-	if h.prev != c.last {
+	if string(h.prev) != c.last {
 		return h, fmt.Errorf("the line before it is not the one that it names: record %d or %d was changed", c.seq, h.seq)
 	}
 	c.seq, c.last = h.seq, hashOf(line)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/sekisho/sekisho/broker"
 )
@@ -61,6 +62,9 @@ type Config struct {
 	Now func() time.Time
 	// Log is for what happens to the record itself.
 	Log *logrus.Entry
+
+	// sync is fdatasync(2); tests put a disk there that hangs or fails.
+	sync func(fd int) error
 }
 
 func (c *Config) validate() error {
@@ -72,6 +76,9 @@ func (c *Config) validate() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.sync == nil {
+		c.sync = unix.Fdatasync
 	}
 	return nil
 }
@@ -312,7 +319,7 @@ func (l *Log) Close() error {
 	select {
 	case <-l.done:
 		return l.closeErr
-	case <-time.After(2 * l.c.Wait):
+	case <-time.After(l.c.Wait + defaultWait):
 		return fmt.Errorf("closing the audit record: %w", ErrSlow)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,12 +20,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("AUDIT_TEST_WRITER"); dir != "" {
+		writeForEver(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
 
 func testLog(t testing.TB) *logrus.Entry {
 	l := logrus.New()
 	l.SetOutput(testOutput{t})
+	return logrus.NewEntry(l)
+}
+
+func quiet() *logrus.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
 	return logrus.NewEntry(l)
 }
 

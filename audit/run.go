@@ -42,7 +42,7 @@ func Open(c Config) (_ *Log, err error) {
 	host := writer{}
 	host.text("host", c.Host)
 	l := &Log{c: c, key: publicOf(key), wake: make(chan struct{}, 1), done: make(chan struct{}), stop: make(chan struct{}),
-		held: held, disk: disk{dir: c.Dir, host: string(host.b), key: key, limit: c.FileSize}, next: newBatch()}
+		held: held, disk: disk{dir: c.Dir, host: string(host.b), key: key, limit: c.FileSize, sync: c.sync}, next: newBatch()}
 	if err := l.disk.open(); err != nil {
 		return nil, err
 	}
@@ -413,7 +413,7 @@ func (x *expiry) look(l *Log) {
 		l.c.Log.WithField("file", all[1].name).Error("an old audit file is not deleted, because the one after it is damaged: look at sekisho audit verify")
 		return
 	}
-	x.name, x.last, x.sum = all[0].name, h.seq-1, h.prev
+	x.name, x.last, x.sum = all[0].name, h.seq-1, string(h.prev)
 }
 
 func (x *expiry) fields() []byte {

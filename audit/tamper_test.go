@@ -1,0 +1,320 @@
+package audit
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// made is a closed folder with several files.
+func made(t testing.TB) (dir string, names []string) {
+	t.Helper()
+	dir = folder(t)
+	l := open(t, dir, func(c *Config) { c.FileSize = 2000 })
+	for range 5 {
+		write(t, l, 4, 2)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := files(dir)
+	if err != nil || len(all) < 4 {
+		t.Fatal(all, err)
+	}
+	for _, f := range all {
+		names = append(names, f.name)
+	}
+	good(t, dir)
+	return dir, names
+}
+
+// copied is a copy of a folder to change.
+func copied(t testing.TB, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func edit(t testing.TB, path string, f func([]byte) []byte) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, f(b), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestChangedByte: whichever byte of a closed record is changed, it is found, and
+// in the right place.
+func TestChangedByte(t *testing.T) {
+	dir := folder(t)
+	l := open(t, dir, func(c *Config) { c.FileSize = 1000 })
+	write(t, l, 4, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := files(dir)
+	if err != nil || len(all) < 2 {
+		t.Fatal(all, err)
+	}
+	var names []string
+	for _, f := range all {
+		names = append(names, f.name)
+	}
+	for n, name := range names {
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range whole {
+			b := bytes.Clone(whole)
+			b[i] ^= 1 << (i % 8)
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			v := verify(t, VerifyConfig{Dir: dir})
+			if v.Good() {
+				t.Fatalf("%s: byte %d (%q) changed to %q, and nothing is found", name, i, whole[i], b[i])
+			}
+			line := 1 + bytes.Count(whole[:i], []byte("\n"))
+			if !slices.ContainsFunc(v.Problems, func(p Problem) bool {
+				return p.File == name && (p.Line == line || p.Line == line+1 || p.Line == 0) || n+1 < len(names) && p.File == names[n+1] && p.Line == 1
+			}) {
+				t.Fatalf("%s:%d: byte %d (%q) changed to %q, and what is found is %v", name, line, i, whole[i], b[i], v.Problems)
+			}
+		}
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good(t, dir)
+}
+
+func TestTampering(t *testing.T) {
+	whole, names := made(t)
+	lines := func(f func([][]byte) [][]byte) func([]byte) []byte {
+		return func(b []byte) []byte {
+			l := bytes.SplitAfter(b, []byte("\n"))
+			return bytes.Join(f(l[:len(l)-1]), nil)
+		}
+	}
+	mid, last := names[1], names[len(names)-1]
+	for _, c := range []struct {
+		name string
+		do   func(dir string)
+		want string
+	}{
+		{"the user of a grant", func(dir string) {
+			edit(t, dir+"/"+mid, func(b []byte) []byte { return bytes.Replace(b, []byte("user1"), []byte("user9"), 1) })
+		}, mid + ":"},
+		{"a line removed", func(dir string) {
+			edit(t, dir+"/"+mid, lines(func(l [][]byte) [][]byte { return slices.Delete(l, 2, 3) }))
+		}, mid + ":3: records "},
+		{"the first line removed", func(dir string) {
+			edit(t, dir+"/"+names[0], lines(func(l [][]byte) [][]byte { return l[1:] }))
+		}, names[0] + ": the record begins with 2"},
+		{"two lines swapped", func(dir string) {
+			edit(t, dir+"/"+mid, lines(func(l [][]byte) [][]byte { l[1], l[2] = l[2], l[1]; return l }))
+		}, mid + ":2: "},
+		{"a line twice", func(dir string) {
+			edit(t, dir+"/"+mid, lines(func(l [][]byte) [][]byte { return slices.Insert(l, 2, l[1]) }))
+		}, mid + ":3: record "},
+		{"a file removed", func(dir string) { os.Remove(dir + "/" + mid) }, "are missing before it"},
+		{"the first file removed", func(dir string) { os.Remove(dir + "/" + names[0]) }, "does not say that the files before it were deleted"},
+		{"the last file removed", func(dir string) { os.Remove(dir + "/" + last) }, "what followed was cut off"},
+		{"a file emptied", func(dir string) { os.Truncate(dir+"/"+mid, 0) }, "are missing before it"},
+		{"the tail cut after a seal", func(dir string) {
+			edit(t, dir+"/"+last, lines(func(l [][]byte) [][]byte { return l[:len(l)-1] }))
+		}, "what followed was cut off"},
+		{"the tail cut within a line", func(dir string) {
+			edit(t, dir+"/"+last, func(b []byte) []byte { return b[:len(b)-30] })
+		}, "it is cut off after"},
+		{"zeros at the end", func(dir string) {
+			edit(t, dir+"/"+last, func(b []byte) []byte { return append(b, make([]byte, 4096)...) })
+		}, last + ":"},
+		{"a line made up at the end", func(dir string) {
+			edit(t, dir+"/"+last, lines(func(l [][]byte) [][]byte { return append(l, bytes.Replace(l[0], []byte("user"), []byte("eve"), 1)) }))
+		}, last + ":"},
+		{"two files' names swapped", func(dir string) {
+			os.Rename(dir+"/"+mid, dir+"/x")
+			os.Rename(dir+"/"+names[2], dir+"/"+mid)
+			os.Rename(dir+"/x", dir+"/"+names[2])
+		}, "its name says that it begins with record"},
+		{"a seal of another key", func(dir string) {
+			other, _ := made(t)
+			edit(t, dir+"/"+keyName+".pub", func([]byte) []byte { b, _ := os.ReadFile(other + "/key.pub"); return b })
+		}, "or made with another key"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := copied(t, whole)
+			c.do(dir)
+			v := verify(t, VerifyConfig{Dir: dir})
+			if v.Good() || !strings.Contains(fmt.Sprint(v.Problems), c.want) {
+				t.Errorf("got %v, want %q", v.Problems, c.want)
+			}
+		})
+	}
+}
+
+// TestKeys: by a key and by seals from elsewhere a record that was made anew is
+// told from the one that was.
+func TestKeys(t *testing.T) {
+	dir, _ := made(t)
+	v := good(t, dir)
+	forged, _ := made(t)
+	os.WriteFile(forged+"/key", nil, 0o600) // what he used is gone
+	if v := verify(t, VerifyConfig{Dir: forged}); !v.Good() || v.Trusted {
+		t.Errorf("a record is not bad for itself: %v", v.Problems)
+	}
+	if v := verify(t, VerifyConfig{Dir: forged, Keys: []string{v.Key}}); v.Good() || !v.Trusted {
+		t.Error("another key is taken")
+	}
+	if v := verify(t, VerifyConfig{Dir: dir, Keys: []string{strings.Repeat("A", hashLen), v.Key}}); !v.Good() || !v.Trusted {
+		t.Errorf("the right key among others: %v", v.Problems)
+	}
+	if _, err := ParseKey("nonsense"); err == nil {
+		t.Error("a key that is none")
+	}
+	syslog := "Jan  2 03:04:05 web1 sekisho-audit[7]: " + v.LastSealLine
+	if v := verify(t, VerifyConfig{Dir: dir, Seals: []string{syslog}}); !v.Good() {
+		t.Errorf("its own seal: %v", v.Problems)
+	}
+	v = verify(t, VerifyConfig{Dir: forged, Seals: []string{syslog}})
+	if v.Good() || !strings.Contains(fmt.Sprint(v.Problems), "the record was written anew") {
+		t.Errorf("a seal from elsewhere: %v", v.Problems)
+	}
+	if _, err := Verify(t.Context(), VerifyConfig{Dir: dir, Seals: []string{"x"}}); err == nil {
+		t.Error("a seal that is none")
+	}
+	os.Remove(dir + "/key.pub")
+	if v := good(t, dir); v.Trusted || v.Seals == 0 {
+		t.Error("without a key")
+	}
+}
+
+// TestTornAnywhere cuts the record at each byte of its last write, as a crash may:
+// the next start mends it, and what was whole stays.
+func TestTornAnywhere(t *testing.T) {
+	whole := folder(t)
+	l := open(t, whole, nil)
+	write(t, l, 3, 0)
+	all, err := files(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := all[0].name
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(whole, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := []int{0}
+	for i, c := range b {
+		if c == '\n' {
+			ends = append(ends, i+1)
+		}
+	}
+	for cut := 0; cut <= ends[3]; cut++ {
+		for _, junk := range []int{0, 700} {
+			if junk > 0 && cut%16 > 0 {
+				continue
+			}
+			dir := t.TempDir()
+			if err := os.Chmod(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range []string{keyName, publicName} {
+				k, _ := os.ReadFile(filepath.Join(whole, f))
+				os.WriteFile(filepath.Join(dir, f), k, 0o600)
+			}
+			torn := append(bytes.Clone(b[:cut]), make([]byte, junk)...)
+			if err := os.WriteFile(filepath.Join(dir, name), torn, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			kept := 0
+			for kept+1 < len(ends) && ends[kept+1] <= cut {
+				kept++
+			}
+			l := open(t, dir, nil)
+			write(t, l, 1, 0)
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			v := good(t, dir)
+			clean := ends[kept] == cut && junk == 0
+			if clean != (len(v.Mended) == 0) {
+				t.Fatalf("cut at %d, %d zeros: mended: %v", cut, junk, v.Mended)
+			}
+			var seqs []uint64
+			for _, r := range read(t, dir, Query{}) {
+				seqs = append(seqs, r.Seq)
+			}
+			// what was whole, the mend, start, the grant, stop, seal
+			want := kept + 4
+			if !clean {
+				want++
+			}
+			if len(seqs) != want || seqs[len(seqs)-1] != uint64(want) {
+				t.Fatalf("cut at %d, %d zeros: %d whole, records %v", cut, junk, kept, seqs)
+			}
+			if !clean { // and what was put aside is guarded
+				edit(t, filepath.Join(dir, name), func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+				if v := verify(t, VerifyConfig{Dir: dir}); v.Good() {
+					t.Fatalf("cut at %d: what was put aside is changed, and nothing is found", cut)
+				}
+			}
+		}
+	}
+}
+
+// TestMendIsNoExcuse: sealed records that are changed while sekishod is down are
+// not a crash's doing, though the next start goes on without them.
+func TestMendIsNoExcuse(t *testing.T) {
+	dir := folder(t)
+	l := open(t, dir, nil)
+	write(t, l, 5, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all, _ := files(dir)
+	path := filepath.Join(dir, all[0].name)
+	edit(t, path, func(b []byte) []byte { return bytes.Replace(b, []byte("user1"), []byte("user9"), 1) })
+	l = open(t, dir, nil)
+	write(t, l, 1, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := verify(t, VerifyConfig{Dir: dir})
+	if got := fmt.Sprint(v.Problems); v.Good() || !strings.Contains(got, "sealed records were changed or cut") || !strings.Contains(got, "were gone") {
+		t.Errorf("%v", v.Problems)
+	}
+
+	// The whole tail cut off and gone on with: the copy of the last seal tells.
+	dir = folder(t)
+	l = open(t, dir, nil)
+	write(t, l, 5, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	all, _ = files(dir)
+	edit(t, filepath.Join(dir, all[0].name), func(b []byte) []byte { return b[:bytes.IndexByte(b, '\n')+1] })
+	l = open(t, dir, nil)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if v := verify(t, VerifyConfig{Dir: dir}); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), "when sekishod started, the seal of record 8") {
+		t.Errorf("%v", v.Problems)
+	}
+}
