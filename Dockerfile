@@ -21,7 +21,7 @@ RUN cd /files && chmod 0644 * && chmod 0755 sekishod sekisho sekisho-keys broker
 FROM base AS broker
 RUN echo slapd slapd/no_configuration boolean true | debconf-set-selections \
  && apt-get update \
- && apt-get install -y --no-install-recommends slapd slapd-contrib ldap-utils libsasl2-modules krb5-kdc krb5-kdc-ldap \
+ && apt-get install -y --no-install-recommends slapd slapd-contrib ldap-utils libsasl2-modules krb5-kdc krb5-kdc-ldap krb5-otp krb5-pkinit \
  && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log
 COPY --from=files /files/sekishod /files/sekisho /usr/local/bin/
 COPY --from=files /files/broker /files/make-account /usr/local/lib/sekisho/

@@ -181,6 +181,19 @@ func TestCodesAtKDC(t *testing.T) {
 		t.Error("the bind does not follow the change")
 	}
 
+	// kpasswd has a ticket for its armour, and is asked for a code as well.
+	out, err = tool(t, r, "second password"+door.add("555555")+"\n"+"second password"+door.add("666666")+"\nthird password\nthird password\n", "sh", "-c",
+		`kinit -n -c FILE:"$1" && kinit -T FILE:"$1" alice && kpasswd alice`, "sh", filepath.Join(t.TempDir(), "armor"))
+	if err != nil || !strings.Contains(out, "Password changed") || strings.Count(out, "Enter OTP Token Value:") != 2 {
+		t.Errorf("kpasswd: %v\n%s", err, out)
+	}
+	if err := r.CheckPassword(within(t, time.Minute), "alice", "third password"); err != nil {
+		t.Error(err)
+	}
+	if err := r.ChangePassword(within(t, time.Minute), "alice", "third password", "second password"); err != nil {
+		t.Fatal(err)
+	}
+
 	// A lock counts before any code.
 	set(t, r, userOf(r, "alice"), "krbTicketFlags", "192")
 	before = door.asked.Load()
@@ -197,7 +210,7 @@ func TestCodesAtKDC(t *testing.T) {
 	if out, err := tool(t, r, "", "kadmin.local", "-q", "getstrs alice"); err != nil || strings.Contains(out, "otp:") {
 		t.Errorf("getstrs: %v\n%s", err, out)
 	}
-	if out, err := tool(t, r, "", "kadmin.local", "-q", "getprinc alice"); err != nil || !strings.Contains(out, "Key: vno 2, aes256-cts-hmac-sha384-192\n") {
+	if out, err := tool(t, r, "", "kadmin.local", "-q", "getprinc alice"); err != nil || !strings.Contains(out, "Key: vno 4, aes256-cts-hmac-sha384-192\n") {
 		t.Errorf("getprinc: %v\n%s", err, out)
 	}
 }
