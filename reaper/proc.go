@@ -27,6 +27,7 @@ type process struct {
 	kernel  bool
 	started uint64 // clock ticks since boot
 	uids    [3]uint32
+	audit   uint32 // session id; set by takeCensus
 }
 
 // dead: only its entry is left.
@@ -151,8 +152,15 @@ func childrenOf(pid int32) []int32 {
 	return out
 }
 
-// everybody is all processes, but the kernel's and those that are dead.
-func everybody() (map[int32]process, error) {
+// census is all processes but the kernel's and those that are dead. It is not
+// changed once it is taken.
+type census struct {
+	all      map[int32]process
+	children map[int32][]int32
+	sids     map[int32][]int32 // pids by setsid(2)'s sessions
+}
+
+func takeCensus() (*census, error) {
 	f, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -162,7 +170,7 @@ func everybody() (map[int32]process, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[int32]process, len(names))
+	c := &census{map[int32]process{}, map[int32][]int32{}, map[int32][]int32{}}
 	for _, name := range names {
 		pid, err := strconv.ParseInt(name, 10, 32)
 		if err != nil {
@@ -175,9 +183,27 @@ func everybody() (map[int32]process, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[p.pid] = p
+		p.audit = auditSession(p.pid)
+		c.all[p.pid] = p
+		c.children[p.parent] = append(c.children[p.parent], p.pid)
+		c.sids[p.sid] = append(c.sids[p.sid], p.pid)
 	}
-	return out, nil
+	return c, nil
+}
+
+// spread adds to in what descends from a process, and what is in the sessions
+// that these have made, but what is in stop.
+func (c *census) spread(in map[int32]bool, from int32, stop map[int32]bool) {
+	for next := []int32{from}; len(next) > 0; next = next[1:] {
+		for _, more := range [][]int32{c.children[next[0]], c.sids[next[0]]} {
+			for _, pid := range more {
+				if !in[pid] && !stop[pid] {
+					in[pid] = true
+					next = append(next, pid)
+				}
+			}
+		}
+	}
 }
 
 // signalTo sends signals to p, and only to p: the pidfd is opened before it is

@@ -51,7 +51,8 @@ type Server struct {
 	loops sync.WaitGroup // and what they start
 	tasks sync.WaitGroup // requests under way
 
-	send sync.Mutex // of packets
+	send   sync.Mutex // of packets
+	people counted
 
 	mu      sync.Mutex          // guards all below; is taken after a session's
 	all     map[string]*session // by id
@@ -62,14 +63,13 @@ type Server struct {
 
 // session is one that is adopted.
 type session struct {
-	id      string
+	id      string // immutable, like all to changed
 	pid     int32
 	started uint64
-
+	fresh   bool
 	changed chan struct{} // holds one when it may have become empty
 
 	mu     sync.Mutex // guards all below; one adopts, ends or looks at a time
-	fresh  bool
 	how    How
 	dir    string // its folder; "" for a tree
 	tree   *tree  // nil for a folder

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,55 +53,37 @@ func (s *session) entryFile() string {
 	return filepath.Join(registryDir, folderName(s.id, s.pid, s.started))
 }
 
-// members finds a session's processes among all. stop are processes that belong
-// to no session or to one that is nested in none, with all their descendants.
-func (s *session) members(all map[int32]process, stop map[int32]bool) map[int32]process {
-	children, sids := map[int32][]int32{}, map[int32][]int32{}
-	for pid, p := range all {
-		children[p.parent] = append(children[p.parent], pid)
-		sids[p.sid] = append(sids[p.sid], pid)
-	}
-	spread := func(in map[int32]bool, from int32) {
-		for next := []int32{from}; len(next) > 0; next = next[1:] {
-			for _, more := range [][]int32{children[next[0]], sids[next[0]]} {
-				for _, c := range more {
-					if !in[c] && !stop[c] {
-						in[c] = true
-						next = append(next, c)
-					}
-				}
-			}
-		}
-	}
+// members finds a session's processes. stop are those at which its tree ends.
+func (s *session) members(c *census, stop map[int32]bool) map[int32]process {
 	others := map[int32]bool{}
 	for pid := range stop {
 		if pid != 1 { // it is everybody's ancestor
 			others[pid] = true
-			spread(others, pid)
+			c.spread(others, pid, stop)
 		}
 	}
 	in := map[int32]bool{}
-	for pid, p := range all {
+	for pid, p := range c.all {
 		started, known := s.tree.known[pid]
 		if pid == s.pid && p.started == s.started || known && p.started == started ||
-			s.tree.audit != noAudit && auditSession(pid) == s.tree.audit {
+			s.tree.audit != noAudit && p.audit == s.tree.audit {
 			in[pid] = true
-			spread(in, pid)
+			c.spread(in, pid, stop)
 		}
 	}
 	// The number of a session (setsid(2)) is not given again while it has members.
 	for pid := range s.tree.known {
-		if _, ok := all[pid]; !ok {
-			for _, c := range sids[pid] {
-				in[c] = true
-				spread(in, c)
+		if _, ok := c.all[pid]; !ok {
+			for _, m := range c.sids[pid] {
+				in[m] = true
+				c.spread(in, m, stop)
 			}
 		}
 	}
 	out := map[int32]process{}
 	for pid := range in {
 		if !others[pid] && !stop[pid] {
-			out[pid], s.tree.known[pid] = all[pid], all[pid].started
+			out[pid], s.tree.known[pid] = c.all[pid], c.all[pid].started
 		}
 	}
 	return out
@@ -107,17 +91,17 @@ func (s *session) members(all map[int32]process, stop map[int32]bool) map[int32]
 
 // stopOf are the processes at which the tree of a session ends: init, sekishod
 // and this program; and the sessions from outside, but those around it.
-func (r *Server) stopOf(s *session, all map[int32]process) map[int32]bool {
+func (r *Server) stopOf(s *session, c *census) map[int32]bool {
 	stop := map[int32]bool{1: true, r.self: true, r.c.Sekishod: true}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.all {
-		if p, ok := all[o.pid]; ok && o != s && o.fresh && p.started == o.started && o.pid != s.pid {
+		if p, ok := c.all[o.pid]; ok && o != s && o.fresh && p.started == o.started && o.pid != s.pid {
 			stop[o.pid] = true
 		}
 	}
 	for pid, n := s.pid, 0; n < 1000; n++ { // its own ancestors do not end it
-		p, ok := all[pid]
+		p, ok := c.all[pid]
 		if !ok || p.parent <= 1 {
 			break
 		}
@@ -128,13 +112,34 @@ func (r *Server) stopOf(s *session, all map[int32]process) map[int32]bool {
 	return stop
 }
 
+// counted is one census for all who ask for it at the same time.
+type counted struct {
+	mu    sync.Mutex // guards all below, and is held while one is taken
+	begun time.Time
+	last  *census
+}
+
+// take is a census that has begun after the call.
+func (c *counted) take() (*census, error) {
+	asked := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last != nil && c.begun.After(asked) {
+		return c.last, nil
+	}
+	c.begun, c.last = time.Now(), nil
+	var err error
+	c.last, err = takeCensus()
+	return c.last, err
+}
+
 // tree finds the processes of a session without a folder.
 func (r *Server) tree(s *session) (map[int32]process, error) {
-	all, err := everybody()
+	c, err := r.people.take()
 	if err != nil {
 		return nil, err
 	}
-	return s.members(all, r.stopOf(s, all)), nil
+	return s.members(c, r.stopOf(s, c)), nil
 }
 
 // killTree stops the processes of a tree until there are no new ones, so that
