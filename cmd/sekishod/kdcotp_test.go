@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sekisho/sekisho/krb/client"
 	"github.com/sekisho/sekisho/otp"
+	"github.com/sekisho/sekisho/wire"
 )
 
 // coder makes codes of one secret, each once.
@@ -127,5 +130,75 @@ func TestCodesAtKDC(t *testing.T) {
 	})
 	if out, err := p.kinit("correct horse"+c.next(t), armor, false); err != nil {
 		t.Errorf("once it is back: %v\n%s", err, out)
+	}
+}
+
+// auth speaks with the PAM socket as the module does, and gives the last answer and
+// all that was shown.
+func (p *place) auth(user string, replies ...string) (wire.Answer, string) {
+	p.t.Helper()
+	c, err := net.Dial("unix", p.run+"/pam.sock")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		p.t.Fatal(err)
+	}
+	var shown []string
+	r := wire.Request{Verb: "auth", Fields: []wire.Field{{Name: "user", Value: user}, {Name: "service", Value: "test"}}}
+	for {
+		a, err := wire.Ask(c, r)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if a.Reason != "prompt" {
+			return a, strings.Join(shown, "\n")
+		}
+		r = wire.Request{Verb: "answer"}
+		for _, line := range a.Body {
+			shown = append(shown, line)
+			if kind, _, _ := strings.Cut(line, " "); kind != "info" && kind != "error" {
+				if len(replies) == 0 {
+					p.t.Fatalf("it asks for more than there is to say: %q", shown)
+				}
+				r.Fields = append(r.Fields, wire.Field{Name: fmt.Sprintf("a%d", len(r.Fields)+1), Value: replies[0]})
+				replies = replies[1:]
+			}
+		}
+	}
+}
+
+// TestPAMBesideKDC: on the realm's own machine somebody whom the KDC asks for codes
+// signs in by password, with the code that his rule wants, and without a ticket.
+func TestPAMBesideKDC(t *testing.T) {
+	p := newPlace(t, 4000, "")
+	p.start(nil)
+	dir := t.TempDir()
+	secret, password := filepath.Join(dir, "secret"), filepath.Join(dir, "password")
+	c := &coder{secret: otp.NewSecret(otp.SHA1)}
+	p.write(secret, otp.Text(c.secret), 0o600)
+	p.write(password, "correct horse", 0o600)
+	if out, err := exec.Command("sh", "-c", `sekisho user add alice --password-stdin --config "$1" <"$2"`, "sh", p.config, password).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	p.sekisho("otp", "enrol", "alice", "--yes", "--secret-file", secret)
+	p.sekisho("user", "set", "alice", "--kdc-otp", "on")
+	p.sekisho("host", "add", testHost, "--addr", "203.0.113.1")
+	p.sekisho("rule", "add", "r", "--subject", "user:alice", "--door", "pam", "--target", "host:"+testHost, "--proof", "password", "--proof", "otp")
+	p.until("alice may enter, and the KDC serves", func() bool {
+		a, _ := p.auth("alice", "wrong")
+		r := p.status().Realm
+		return a.Reason == "wrong-password" && len(r) == 2 && r[1].Ready
+	})
+	a, shown := p.auth("alice", "correct horse", c.next(t))
+	if a.Outcome != wire.Yes || !strings.Contains(shown, client.TextNoTicket) || strings.Count(shown, "code: ") != 1 {
+		t.Errorf("%+v\n%s", a, shown)
+	}
+	if files, err := filepath.Glob(p.run + "/tickets/*/*"); err != nil || len(files) > 0 {
+		t.Errorf("a ticket came of it: %v, %v", files, err)
+	}
+	if a, _ := p.auth("alice", "correct horse", "000000"); a.Outcome != wire.No {
+		t.Errorf("a wrong code: %+v", a)
 	}
 }
