@@ -126,18 +126,22 @@ func either[T any](a, b *T) *T {
 	return b
 }
 
-// TouchedGroups calls f for each group (as it is now, or was, when it is gone)
-// that was added or removed, has another name or gid number, or is contained in
-// other groups than before, and for each that shares a name or gid number with
-// one that was added, removed or changed in that: those that are in it, by any
-// way, may be in other groups than before, or the same by other names. The same
-// group may come more than once.
+// TouchedGroups calls f for each group that was added or removed, has another
+// name or gid number, or is contained in other groups than before, and for each
+// that shares a name or gid number with one that was added, removed or changed
+// in that, until f returns false: those that are in it, by any way, by their
+// primary gid number too, may be in other groups than before, or the same by
+// other names. A group comes as it is now; as it was, when it is gone; in both
+// forms, when its number is another. The same may come more than once.
 func (c Changes) TouchedGroups(f func(*Group) bool) {
 	on := true
 	each := func(g *group) bool { on = on && f(&g.Group); return on }
 	c.groups(func(g groupChange) bool {
-		if g.moved || g.renamed || g.renumbered {
-			each(either(g.now, g.old))
+		if g.now != nil && (g.moved || g.renamed || g.renumbered) {
+			each(g.now)
+		}
+		if g.old != nil && (g.now == nil || g.renumbered) {
+			each(g.old)
 		}
 		c.sharing(g, each, each)
 		return on
