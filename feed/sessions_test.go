@@ -1,0 +1,296 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/broker"
+)
+
+// book is a host's own list of sessions, as its broker has it.
+type book struct {
+	mu sync.Mutex
+	m  map[broker.SessionID]broker.Session
+	c  *host // to report to; nil while it is not made
+}
+
+func (b *book) each(f func(*broker.Session) bool) {
+	b.mu.Lock()
+	var all []broker.Session
+	for _, s := range b.m {
+		all = append(all, s)
+	}
+	b.mu.Unlock()
+	for i := range all {
+		if !f(&all[i]) {
+			return
+		}
+	}
+}
+
+func (b *book) event(k broker.EventKind, s broker.Session) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch k {
+	case broker.SessionOpened:
+		b.m[s.ID] = s
+	case broker.SessionEnding:
+		s.Ending, s.Why = time.Now(), broker.ReasonLocked
+		b.m[s.ID] = s
+	default:
+		delete(b.m, s.ID)
+	}
+	b.c.Session(broker.SessionEvent{Kind: k, Session: s})
+}
+
+// told is what the server's callbacks said.
+type told struct {
+	mu   sync.Mutex
+	open map[broker.SessionID]string
+	log  []string
+}
+
+func (x *told) opened(h broker.HostName, s broker.Session) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.log = append(x.log, fmt.Sprintf("opened %s %s", h, s.ID))
+	if x.open[s.ID] != "" {
+		x.log = append(x.log, "TWICE")
+	}
+	x.open[s.ID] = string(h)
+}
+
+func (x *told) closed(h broker.HostName, s broker.Session, k broker.EventKind, _ broker.Reason) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.log = append(x.log, fmt.Sprintf("%s %s %s", k, h, s.ID))
+	if x.open[s.ID] == "" {
+		x.log = append(x.log, "NOT OPEN")
+	}
+	delete(x.open, s.ID)
+}
+
+func (x *told) same(b *book) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	n := 0
+	ok := true
+	b.each(func(s *broker.Session) bool {
+		n++
+		ok = ok && x.open[s.ID] != ""
+		return true
+	})
+	return ok && n == len(x.open)
+}
+
+// TestSessions: the server knows which sessions a host has, whatever ends and
+// begins on either side, and is told each one's beginning and end once.
+func TestSessions(t *testing.T) {
+	seen := &told{open: map[broker.SessionID]string{}}
+	x := newSite(t, small(t), func(c *ServerConfig) { c.Opened, c.Closed = seen.opened, seen.closed })
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	var ended []string
+	const name = "host0.example.org"
+	h := x.host(name, x.join(name), func(c *ClientConfig) {
+		c.Sessions = b.each
+		c.End = func(id broker.SessionID, r broker.Reason, text string) bool {
+			b.mu.Lock()
+			s, known := b.m[id]
+			ended = append(ended, string(r)+" "+text)
+			b.mu.Unlock()
+			if known {
+				go func() {
+					b.event(broker.SessionEnding, s)
+					b.event(broker.SessionClosed, s)
+				}()
+			}
+			return known
+		}
+	})
+	b.c = h
+	for i := range 700 { // several frames of them, before it follows or meanwhile
+		b.event(broker.SessionOpened, testSession(i, name))
+	}
+	until(t, "all are known", func() bool { return seen.same(b) })
+	for i := range 300 {
+		b.event(broker.SessionClosed, testSession(i, name))
+	}
+	b.event(broker.SessionOpened, testSession(5000, name))
+	until(t, "the same", func() bool { return seen.same(b) })
+
+	if err := x.server.End(name, testSession(5000, name).ID, broker.ReasonKilled, "by root"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is ended", func() bool { return seen.same(b) && len(b.m) == 400 })
+	if !slices.Contains(ended, "killed by root") {
+		t.Errorf("%q", ended)
+	}
+	if err := x.server.End("host1.example.org", testSession(1, name).ID, broker.ReasonKilled, ""); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+
+	// The broker starts anew, with nothing, while sessions come and go; then the
+	// host does, and has lost some.
+	x.stop()
+	seen.mu.Lock()
+	seen.open = map[broker.SessionID]string{}
+	seen.mu.Unlock()
+	for i := 300; i < 400; i++ {
+		b.event(broker.SessionClosed, testSession(i, name))
+	}
+	x.start(x.addr)
+	for i := 600; i < 650; i++ {
+		b.event(broker.SessionClosed, testSession(i, name))
+	}
+	until(t, "after the broker's restart", func() bool { return seen.same(b) })
+	h.stop()
+	b.mu.Lock()
+	for i := 400; i < 500; i++ {
+		delete(b.m, testSession(i, name).ID)
+	}
+	b.mu.Unlock()
+	h.start()
+	until(t, "after the host's restart", func() bool { return seen.same(b) })
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	for _, bad := range []string{"TWICE", "NOT OPEN"} {
+		if slices.Contains(seen.log, bad) {
+			t.Errorf("%s in %d events", bad, len(seen.log))
+		}
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(seen.log), func(s string) bool { return s[:4] != "lost" })); n != 100 {
+		t.Errorf("%d sessions were lost, of 100", n)
+	}
+}
+
+// TestSessionsMeanwhile: sessions come and go while all are listed, over and over.
+func TestSessionsMeanwhile(t *testing.T) {
+	seen := &told{open: map[broker.SessionID]string{}}
+	x := newSite(t, small(t), func(c *ServerConfig) { c.Opened, c.Closed = seen.opened, seen.closed })
+	const name = "host0.example.org"
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	h := x.host(name, x.join(name), func(c *ClientConfig) { c.Sessions = b.each })
+	b.c = h
+	end := make(chan struct{})
+	var all sync.WaitGroup
+	for w := range 2 {
+		all.Go(func() {
+			for i := 0; ; i++ {
+				s := testSession(w*1_000_000+i%500, name)
+				select {
+				case <-end:
+					return
+				case <-time.After(200 * time.Microsecond):
+				}
+				b.mu.Lock()
+				_, has := b.m[s.ID]
+				b.mu.Unlock()
+				if has {
+					b.event(broker.SessionEnding, s)
+					b.event(broker.SessionClosed, s)
+				} else {
+					b.event(broker.SessionOpened, s)
+				}
+			}
+		})
+	}
+	for range 15 {
+		time.Sleep(40 * time.Millisecond)
+		x.server.mu.Lock()
+		for _, s := range x.server.hosts {
+			if s.conn != nil {
+				s.conn.link.close(errors.New("a test"))
+			}
+		}
+		x.server.mu.Unlock()
+	}
+	close(end)
+	all.Wait()
+	until(t, "the same", func() bool { return seen.same(b) })
+	if slices.Contains(seen.log, "TWICE") || slices.Contains(seen.log, "NOT OPEN") {
+		t.Error("a session began or ended twice")
+	}
+}
+
+// TestConfirm: a host confirms when it has judged its sessions by the change, and
+// what had to end is gone; one that is cut off is named.
+func TestConfirm(t *testing.T) {
+	x := newSite(t, small(t), nil)
+	const name = "host0.example.org"
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	h := x.host(name, x.join(name), func(c *ClientConfig) { c.Sessions, c.Judges = b.each, true })
+	b.c = h
+	x.join("host1.example.org") // and never comes
+	s := testSession(1, name)
+	b.event(broker.SessionOpened, s)
+	until(t, "the session", func() bool {
+		n := 0
+		x.server.Sessions(func(broker.HostName, bool, *broker.Session) bool { n++; return true })
+		return n == 1
+	})
+	g := x.src.edit(func(e *broker.Edit) { e.RemoveUser(testUser(0).ID) })
+	until(t, "the change", func() bool { return h.Status().BrokerGeneration >= g })
+	ask := func(wait time.Duration) map[broker.HostName]Confirmation {
+		out := map[broker.HostName]Confirmation{}
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		x.server.Confirm(ctx, g, func(c Confirmation) {
+			if _, twice := out[c.Host]; twice {
+				t.Errorf("%s twice", c.Host)
+			}
+			out[c.Host] = c
+		})
+		return out
+	}
+	want := func(what string, got map[broker.HostName]Confirmation, ok bool, why string) {
+		t.Helper()
+		if c := got[name]; c.OK != ok || c.Why != why {
+			t.Errorf("%s: %+v", what, c)
+		}
+		if c := got["host1.example.org"]; c.OK || c.Why != "it has not been connected since this broker began" || len(got) != 2 {
+			t.Errorf("%s: %+v", what, got)
+		}
+	}
+	want("not judged", ask(50*time.Millisecond), false, "it has not judged its sessions")
+	b.event(broker.SessionEnding, s)
+	h.Judged(h.View().Generation())
+	want("still ending", ask(200*time.Millisecond), false, "1 of its sessions are still ending")
+	time.AfterFunc(100*time.Millisecond, func() { b.event(broker.SessionClosed, s) })
+	got := ask(500 * time.Millisecond)
+	want("ended", got, true, "")
+	if d := got[name].Took; d < 50*time.Millisecond || d > 400*time.Millisecond {
+		t.Errorf("it took %s", d)
+	}
+	// A generation that is yet to come, and a host that goes.
+	g++
+	want("to come", ask(50*time.Millisecond), false, "it was not sent the change yet")
+	g--
+	h.stop()
+	until(t, "it is gone", func() bool { return !x.server.Hosts()[0].Connected })
+	if c := ask(50 * time.Millisecond)[name]; c.OK {
+		t.Errorf("a host that is gone has confirmed: %+v", c)
+	}
+}
+
+// TestEndOfNone: an order for a session that is not there any more closes it.
+func TestEndOfNone(t *testing.T) {
+	seen := &told{open: map[broker.SessionID]string{}}
+	x := newSite(t, small(t), func(c *ServerConfig) { c.Opened, c.Closed = seen.opened, seen.closed })
+	const name = "host0.example.org"
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	b.c = x.host(name, x.join(name), func(c *ClientConfig) { c.Sessions = b.each })
+	b.event(broker.SessionOpened, testSession(1, name))
+	until(t, "open", func() bool { return seen.same(b) })
+	b.mu.Lock()
+	clear(b.m)
+	b.mu.Unlock()
+	if err := x.server.End(name, testSession(1, name).ID, broker.ReasonKilled, ""); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "closed", func() bool { return seen.same(b) })
+}
