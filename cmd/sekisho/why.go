@@ -208,6 +208,9 @@ func askedText(w report.Why) string {
 	if w.From != "" {
 		from = "from " + w.From
 	}
+	for _, r := range w.Recent {
+		proofs += fmt.Sprintf(", and %s %s ago", r.Proof, ageText(r.AgeSeconds))
+	}
 	return fmt.Sprintf("%s, %s, at %s", from, proofs, whenText(w.At))
 }
 

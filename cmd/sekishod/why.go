@@ -34,6 +34,7 @@ func whyVerb(b *broker.Broker, wrongClock func() string) local.Verb {
 			if err != nil {
 				return wire.Answer{Reason: wire.ReasonMalformed, Text: err.Error()}
 			}
+			q = b.Recall(q)
 			x := b.Explain(q, proofs, at)
 			if at.IsZero() {
 				at = b.Now()
@@ -110,6 +111,9 @@ func whyReport(q broker.Request, proofs []broker.Proof, at time.Time, x broker.E
 	}
 	if q.From.IsValid() {
 		w.From = q.From.String()
+	}
+	for _, r := range q.Recent {
+		w.Recent = append(w.Recent, report.Recent{Proof: string(r.Proof), AgeSeconds: int64(r.Age / time.Second)})
 	}
 	for _, g := range d.Grants {
 		rg := report.Grant{Login: string(g.Login), Rules: texts(g.Rules), Permit: g.Permit.Values(), Until: stamp(g.Until)}

@@ -127,6 +127,11 @@ func (c Config) Inspect() (problems, warnings []string) {
 			problems = append(problems, "directory.password_file: "+err.Error())
 		}
 	}
+	if c.OTP.PasswordFile != "" {
+		if _, err := ReadSecret(c.OTP.PasswordFile); err != nil {
+			problems = append(problems, "otp.password_file: "+err.Error())
+		}
+	}
 	if c.PAM.Enabled && c.PasswordProver() == "kdc" {
 		_, err := os.Stat(c.Kerberos.Config) // MIT's libraries pass over a file that is not there
 		if err == nil {

@@ -36,6 +36,7 @@ type Why struct {
 	From   string   `json:"from,omitempty"`
 	At     string   `json:"at"` // RFC 3339: the time that was judged
 	Proofs []string `json:"proofs"`
+	Recent []Recent `json:"recent,omitempty"` // older proofs from the same address
 
 	Outcome string   `json:"outcome"` // allow, deny, need-proof, unknown
 	Reason  string   `json:"reason"`
@@ -47,6 +48,12 @@ type Why struct {
 	Clock   string   `json:"clock,omitempty"`  // which clock makes passwords and tickets worthless now
 
 	Generation uint64 `json:"generation"`
+	AgeSeconds int64  `json:"age_seconds"`
+}
+
+// Recent is an older proof that counts for rules such as otp<12h.
+type Recent struct {
+	Proof      string `json:"proof"`
 	AgeSeconds int64  `json:"age_seconds"`
 }
 
