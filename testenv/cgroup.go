@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,13 +19,13 @@ import (
 
 // A sandbox has a folder of its own in the machine's cgroup2, and each host one
 // in that; each sees its own as the root, at /sys/fs/cgroup, as on a machine.
-// The folder is removed with the sandbox. Who started the sandbox may be killed
-// before that: then the next one removes it.
+// The folder is removed with the sandbox, by a process of its own: whoever
+// started the sandbox may be killed.
 
 const (
 	cgroupDir    = "/sys/fs/cgroup"
-	cgroupPrefix = "sekisho-testenv-"
-	cgroupStale  = time.Minute // an empty folder as old as this is nobody's
+	cgroupPrefix = "sekisho-testenv-" // the starter's pid follows
+	cgroupStale  = time.Minute        // an empty folder as old as this is nobody's
 )
 
 // cgroup2Mount is where the machine has cgroup2 mounted, "" if nowhere that can
@@ -64,7 +66,7 @@ func newCgroup() (string, error) {
 			removeCgroup(dir) // it fails where one runs
 		}
 	}
-	dir, err := os.MkdirTemp(mount, cgroupPrefix)
+	dir, err := os.MkdirTemp(mount, fmt.Sprintf("%s%d-", cgroupPrefix, os.Getpid()))
 	if err != nil {
 		return "", fmt.Errorf("making a cgroup: %w", err)
 	}
@@ -104,6 +106,52 @@ func removeCgroup(dir string) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return err
+}
+
+// keepCgroup starts the process that removes a sandbox's folder when this one
+// has called done, or has ended.
+func keepCgroup(dir string) (done func(), err error) {
+	if dir == "" {
+		return func() {}, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", stageCgroup)
+	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stderr = []string{cgroupEnv + "=" + dir}, "/", r, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // away from what kills us
+	if err := cmd.Start(); err != nil {
+		w.Close()
+		return nil, errors.Join(fmt.Errorf("starting who removes the cgroup: %w", err), removeCgroup(dir))
+	}
+	return func() {
+		w.Close()
+		cmd.Wait() // it has said why on standard error
+	}, nil
+}
+
+// cgroupEnv names the folder to the process that removes it.
+const cgroupEnv = "SEKISHO_TESTENV_CGROUP"
+
+// cgroupMain is that process.
+func cgroupMain() error {
+	dir := os.Getenv(cgroupEnv)
+	if !strings.HasPrefix(filepath.Base(dir), cgroupPrefix) || !isCgroup2(dir) {
+		return fmt.Errorf("%q is no cgroup of a sandbox: this process is started by this package only", dir)
+	}
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Minute); hasProcesses(dir) && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond) // the kernel kills them
+	}
+	if err := removeCgroup(dir); err != nil {
+		return err
+	}
+	os.Exit(0)
+	return nil
 }
 
 func hasProcesses(dir string) bool {

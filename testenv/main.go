@@ -24,6 +24,7 @@ const (
 	stageRoot    = "sekisho-testenv-root"    // started by sudo: enters the sandbox, spec on stdin
 	stageSandbox = "sekisho-testenv-sandbox" // pid 1 of a sandbox, spec on fd 3
 	stageHost    = "sekisho-testenv-host"    // pid 1 of a host, spec on fd 3
+	stageCgroup  = "sekisho-testenv-cgroup"  // removes a cgroup at the end of its input
 )
 
 // Runner is what Main runs inside: a *testing.M, or a wrapper of it.
@@ -79,6 +80,8 @@ func Reexec() {
 		err = sandboxMain()
 	case stageHost:
 		err = hostMain()
+	case stageCgroup:
+		err = cgroupMain()
 	default:
 		return
 	}
@@ -292,10 +295,13 @@ func runSandbox(spec *sandboxSpec, gone <-chan struct{}) (int, error) {
 		r.Close()
 		return 0, err
 	}
-	if group != "" {
-		defer removeCgroup(group)
-		spec.Cgroup = true
+	spec.Cgroup = group != ""
+	done, err := keepCgroup(group)
+	if err != nil {
+		r.Close()
+		return 0, err
 	}
+	defer done()
 	dir, err := bornIn(group, cmd.SysProcAttr)
 	if err == nil {
 		err = cmd.Start()

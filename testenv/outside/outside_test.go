@@ -120,10 +120,27 @@ func TestMachineUnchanged(t *testing.T) {
 	needBinary(t)
 	ctx := testContext(t)
 	before := machine(t)
-	if out, err := run(ctx, nil, "-test.run=^(TestWritesStayInside|TestTwoHosts|TestHostsAreApart)$").CombinedOutput(); err != nil {
+	cmd := run(ctx, nil, "-test.run=^(TestWritesStayInside|TestTwoHosts|TestHostsAreApart|TestCgroups)$")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	if left := cgroups(t, cmd.Process.Pid); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
 	checkMachine(t, before)
+}
+
+// cgroups are those that a run has made.
+func cgroups(t *testing.T, pid int) (found []string) {
+	t.Helper()
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		dirs, err := filepath.Glob(fmt.Sprintf("%s/sekisho-testenv-%d-*", mount, pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, dirs...)
+	}
+	return found
 }
 
 // However a run is killed, the kernel takes back all it made, and the next works.
@@ -154,6 +171,9 @@ func TestKilled(t *testing.T) {
 			if n := len(processes(mark)); n != 2 {
 				t.Errorf("%d marked daemons run, want 2: this test would see nothing", n)
 			}
+			if os.Geteuid() == 0 && len(cgroups(t, cmd.Process.Pid)) != 1 {
+				t.Error("no cgroup of the run is seen: this test would see nothing")
+			}
 			if len(processes(binary)) == 0 {
 				t.Error("no process of the test binary is seen: this test would see nothing")
 			}
@@ -164,6 +184,7 @@ func TestKilled(t *testing.T) {
 			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); tc.sig != 0 && ws.Signal() != tc.sig || tc.sig == 0 && !ws.Exited() {
 				t.Errorf("ended with %v:\n%s", cmd.ProcessState, out.Bytes())
 			}
+			waitFor(t, "the cgroup to be gone", func() bool { return len(cgroups(t, cmd.Process.Pid)) == 0 })
 			waitFor(t, "all processes to be gone", func() bool { return len(processes(mark))+len(processes(binary)) == 0 })
 			checkMachine(t, before)
 			if out, err := run(ctx, nil, "-test.run=^TestTwoHosts$").CombinedOutput(); err != nil {
