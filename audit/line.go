@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // b64 is strict: of two texts only one stands for the same bytes.
@@ -107,9 +108,14 @@ func parse(line []byte) (head, error) {
 	return h, nil
 }
 
+var kinds = []Kind{KindDecision, KindSession, KindNote, KindSeal, KindMend, KindGap, KindVoid, KindDelete, KindCut}
+
+// Known tells whether there are records of a kind.
+func (k Kind) Known() bool { return slices.Contains(kinds, k) }
+
 // kindOf is one of the kinds, or nothing.
 func kindOf(b []byte) Kind {
-	for _, k := range []Kind{KindDecision, KindSession, KindNote, KindSeal, KindMend, KindGap, KindVoid, KindDelete, KindCut} {
+	for _, k := range kinds {
 		if string(b) == string(k) {
 			return k
 		}

@@ -102,6 +102,7 @@ func (a *app) command() *cobra.Command {
 	f.BoolVar(&a.json, "json", false, "print JSON, for programs")
 	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.serviceCommand(), a.ruleCommand(), a.keyCommand(), a.otpCommand(),
 		a.passwdCommand(), a.sessionsCommand(), a.killCommand(), a.revokeCommand(), a.loginCommand(), a.logoutCommand(), a.ticketsCommand(), a.whyCommand(), a.statusCommand(), a.lockoutsCommand(), a.syncCommand(), a.doctorCommand(), a.importCommand(), a.checkCommand(),
+		a.auditCommand(),
 		completionCommand())
 	a.mark(root)
 	return root

@@ -195,6 +195,8 @@ func (d *daemon) buildLocal() error {
 		report.VerbLockouts: d.lockoutsVerb(),
 		report.VerbUnlock:   d.unlockVerb(),
 
+		report.VerbAccess: d.accessVerb(),
+
 		report.VerbSessions: d.sessionsVerb(),
 		report.VerbKill:     d.killVerb(),
 		report.VerbRevoked:  d.revokedVerb(),
