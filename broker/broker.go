@@ -86,7 +86,9 @@ func (b *Broker) Ask(r Request, shown []Proof) Decision {
 			}
 		}
 	}
-	return b.record(r, shown, Decide(v, r, shown, b.c.Now()))
+	d := b.record(r, shown, Decide(v, r, shown, b.c.Now()))
+	b.vouch(r, shown, d)
+	return d
 }
 
 // Standing says whether an account is open at all, before it is known who wants

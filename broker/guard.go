@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -108,6 +109,17 @@ func (t *trial) settle(ctx context.Context, p Proven, o Outcome) {
 	if t.b.c.Settle != nil {
 		t.b.c.Settle(ctx, t.at, o)
 	}
+}
+
+// vouch tells the budgets that somebody has entered by a key, a certificate or a
+// ticket that the door's peer has verified, so that the place is known for his
+// passwords too.
+func (b *Broker) vouch(r Request, shown []Proof, d Decision) {
+	if b.c.Settle == nil || d.Outcome != Allow || d.Reason == ReasonDeferred || !r.From.IsValid() ||
+		!slices.ContainsFunc(shown, func(p Proof) bool { return p == ProofKey || p == ProofCertificate || p == ProofTicket }) {
+		return
+	}
+	b.c.Settle(context.Background(), Attempt{User: r.User, From: r.From, Remote: r.Remote, Host: r.Target.Host, Door: r.Door, Proof: shown[0]}, Allow)
 }
 
 // pause has a refusal wait for its time, if there is somebody to hear it.

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -196,5 +197,37 @@ func TestEveryReplyIsCounted(t *testing.T) {
 		if got := strings.Count(strings.Join(g.events, "; "), "take"); got != want {
 			t.Errorf("%d: %d attempts are counted, not %d", kind, got, want)
 		}
+	}
+}
+
+// Who enters by a key from home is known there: his password has a budget of its
+// own. What only may become a sign-in makes nothing known.
+func TestAKeyMakesAPlaceKnown(t *testing.T) {
+	home := netip.MustParseAddr("203.0.113.7")
+	in := Request{User: "alice", Door: "keys", Target: Target{Host: "web1"}, From: home, Remote: true}
+	for _, c := range []struct {
+		name   string
+		change func(*Request)
+		shown  []Proof
+		want   string
+	}{
+		{"a key", func(*Request) {}, []Proof{ProofKey}, "settle key allow"},
+		{"a ticket", func(*Request) {}, []Proof{ProofTicket}, "settle ticket allow"},
+		{"a password, which SignIn has settled", func(*Request) {}, []Proof{ProofPassword}, ""},
+		{"nothing", func(*Request) {}, nil, ""},
+		{"from nobody knows where", func(r *Request) { r.From = netip.Addr{} }, []Proof{ProofKey}, ""},
+		{"refused", func(r *Request) { r.User = "bob" }, []Proof{ProofKey}, ""},
+		{"more proofs are asked for elsewhere", func(r *Request) { r.Target.Host = "web1"; r.Login = "deploy"; r.ProofsDeferred = true }, []Proof{ProofKey}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGuarded(t, RuleAttributes{Name: "r", Subject: []string{"*"}, Door: []string{"keys"}, Target: []string{"*"}},
+				RuleAttributes{Name: "d", Subject: []string{"*"}, Door: []string{"keys"}, Target: []string{"*"}, Login: []string{"deploy"}, Proof: []string{"key", "otp"}})
+			r := in
+			c.change(&r)
+			g.b.Ask(r, c.shown)
+			if got := strings.Join(g.events, "; "); got != c.want {
+				t.Errorf("it went %q, not %q", got, c.want)
+			}
+		})
 	}
 }

@@ -22,7 +22,8 @@ const (
 	// GuessPair counts those for one user from one network that is known good for
 	// him, and these are counted nowhere else.
 	GuessPair GuessKind = "pair"
-	// GuessSpray counts those from all networks that are not known good together.
+	// GuessSpray counts those from all networks that are not known good together,
+	// and, with the name elsewhere, those from nobody knows where.
 	GuessSpray GuessKind = "spray"
 	// GuessKnown is no counter but, in a GuessCount, a network known to be good.
 	GuessKnown GuessKind = "known"
@@ -212,8 +213,9 @@ func (g *Guesses) fly(k flightKey, known bool, now time.Time) bool {
 }
 
 // Settle says how an attempt came out that Take has let through. Allow: the
-// caller is in; the network is known good for the user from now on, and what was
-// wrong for the pair is forgotten. NeedProof: it was right, and more is to come.
+// caller is in; the network is known good for the user from now on, and so is the
+// host itself, and what was wrong for the pair is forgotten. It needs no Take: by a
+// key or a ticket he is in as well. NeedProof: it was right, and more is to come.
 // Unknown: it could not be found out; like NeedProof it gives the unit back.
 // Deny keeps it.
 func (g *Guesses) Settle(_ context.Context, a Attempt, o Outcome) {

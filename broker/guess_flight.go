@@ -9,8 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// flightKey is whose guess an attempt is.
-type flightKey struct{ user, source string }
+// flightKey is whose guess an attempt is. The door keeps apart those that different
+// callers of Take settle: nobody settles another's.
+type flightKey struct {
+	user, source string
+	door         Door
+}
 
 // flight is an attempt that was let through and is not settled.
 type flight struct {
@@ -33,7 +37,7 @@ func bounded(name string) string {
 }
 
 func keyOf(a Attempt) flightKey {
-	return flightKey{bounded(string(a.User)), a.Source()}
+	return flightKey{bounded(string(a.User)), a.Source(), a.Door}
 }
 
 // Source is the network that an attempt comes from: an IPv4 /24, an IPv6 /64,
@@ -69,11 +73,10 @@ func (g *Guesses) budgets(k flightKey, known bool) []budget {
 	if known {
 		return []budget{{GuessPair, k.pair()}}
 	}
-	all := []budget{{GuessUser, k.user}, {GuessSpray, ""}, {GuessSource, k.source}}
 	if k.elsewhere() { // that is no network: one guesser there would keep all others waiting
-		all = all[:2]
+		return []budget{{GuessUser, k.user}, {GuessSpray, "elsewhere"}}
 	}
-	return all
+	return []budget{{GuessUser, k.user}, {GuessSource, k.source}, {GuessSpray, ""}}
 }
 
 // elsewhere is somewhere on the network, nobody knows where.

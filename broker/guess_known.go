@@ -20,7 +20,7 @@ type knownKey struct{ user, source, by string }
 // networks a day good for a user, and drives out none that another host knows.
 const (
 	knownPerHost = 8
-	knownPerUser = 64
+	knownPerUser = 256
 	maxKnown     = 1 << 18
 	knownFresh   = 24 * time.Hour
 )
@@ -138,9 +138,13 @@ func (g *Guesses) welcome(k flightKey, by HostName, now time.Time) []LockoutEven
 	if k.elsewhere() {
 		return notes // that is no network that could be good
 	}
-	key := knownKey{k.user, k.source, bounded(string(by))}
-	if g.known.put(key, now, g.c.KnownGood) {
-		g.learned[key] = struct{}{}
+	// Whoever has entered a host is known on it: sudo there has a budget of its own.
+	host := bounded(string(by))
+	for _, source := range []string{k.source, "on " + host} {
+		key := knownKey{k.user, source, host}
+		if g.known.put(key, now, g.c.KnownGood) {
+			g.learned[key] = struct{}{}
+		}
 	}
 	return notes
 }

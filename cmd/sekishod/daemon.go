@@ -105,7 +105,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		return nil, err
 	}
 	if d.upstream != nil {
-		d.guesses.call = d.callUpstream
+		d.guesses.call, d.guesses.codes = d.callUpstream, d.codesUpstream
 	}
 	if d.broker, err = broker.New(broker.Config{Directory: d.sync.View, Record: d.record(rec), RecordSession: d.recordSession, Judged: d.judged, Now: d.now,
 		Provers: d.passwords.provers, Change: d.passwords.change, Clock: d.wrongClock,

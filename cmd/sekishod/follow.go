@@ -193,7 +193,7 @@ func (d *daemon) answerCode(ctx context.Context, host broker.HostName, request j
 		claim.From = netip.Addr{}
 	}
 	a := c.attempt(host)
-	a.Proof = broker.ProofOTP
+	a.Door, a.Proof = "codes", broker.ProofOTP // the host must not settle it
 	switch al := d.guesses.take(ctx, a); {
 	case al.Unknown:
 		return codeAnswer{broker.Unknown, broker.ReasonState}, nil
@@ -201,7 +201,11 @@ func (d *daemon) answerCode(ctx context.Context, host broker.HostName, request j
 		return codeAnswer{broker.Deny, broker.ReasonThrottled}, nil
 	}
 	p := d.codes.Check(ctx, claim, c.Code)
-	d.guesses.settle(ctx, a, p.Outcome)
+	o := p.Outcome
+	if o == broker.Allow { // whether he is let in by it, the host says
+		o = broker.NeedProof
+	}
+	d.guesses.settle(ctx, a, o)
 	return codeAnswer{p.Outcome, p.Reason}, nil
 }
 

@@ -39,6 +39,9 @@ type guesses struct {
 	// note is the audit record; nil: there is none.
 	note func(audit.Event) error
 
+	// codes: the broker checks one-time codes, and counts them when it does.
+	codes bool
+
 	settled chan settleCall
 }
 
@@ -64,7 +67,7 @@ func (d *daemon) runGuesses(w *crew, fail context.CancelCauseFunc) {
 // take is broker.Config.Take.
 func (g *guesses) take(ctx context.Context, a broker.Attempt) broker.Allowance {
 	al := g.own.Take(ctx, a)
-	if !al.OK || g.call == nil {
+	if !al.OK || g.call == nil || g.codes && a.Proof == broker.ProofOTP {
 		return al
 	}
 	asked, cancel := context.WithTimeout(ctx, askUpstream)
@@ -87,7 +90,7 @@ func (g *guesses) take(ctx context.Context, a broker.Attempt) broker.Allowance {
 // settle is broker.Config.Settle. It does not wait for the broker.
 func (g *guesses) settle(ctx context.Context, a broker.Attempt, o broker.Outcome) {
 	g.own.Settle(ctx, a, o)
-	if g.call == nil {
+	if g.call == nil || g.codes && a.Proof == broker.ProofOTP && o != broker.Allow {
 		return
 	}
 	select {
@@ -139,9 +142,13 @@ func attemptOf(a broker.Attempt) attemptCall {
 	return attemptCall{a.User, a.From, a.Remote, a.Door, a.Proof}
 }
 
+// doorFeed is the door of attempts that a host settles; the broker's own are of
+// others, so that no host settles them.
+const doorFeed = "feed"
+
 // attempt is what a host speaks for: itself alone, as the place and as the source.
 func (c attemptCall) attempt(host broker.HostName) broker.Attempt {
-	return broker.Attempt{User: c.User, From: c.From, Remote: c.Remote, Host: host, Door: c.Door, Proof: c.Proof}
+	return broker.Attempt{User: c.User, From: c.From, Remote: c.Remote, Host: host, Door: doorFeed, Proof: c.Proof}
 }
 
 // errAttempt is told to a host that calls nonsense.

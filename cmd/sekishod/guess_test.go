@@ -324,3 +324,30 @@ func TestSourceNamed(t *testing.T) {
 		}
 	}
 }
+
+// A host cannot take back what the broker counts against it: a code that it has
+// the broker check stays counted whatever it settles.
+func TestAHostSettlesNothingOfTheBrokers(t *testing.T) {
+	up := testGuesses(t)
+	a := attemptCall{User: "alice", Door: "codes", Proof: broker.ProofOTP}.attempt("web1")
+	a.Door = "codes"
+	if al := up.take(t.Context(), a); !al.OK {
+		t.Fatal("refused")
+	}
+	for _, door := range []string{"codes", "feed", "pam"} {
+		if _, err := up.answerSettle(t.Context(), "web1", json.RawMessage(`{"user":"alice","door":"`+door+`","proof":"otp","outcome":"unknown"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up.settle(t.Context(), a, broker.Deny)
+	for range 4 {
+		al := up.take(t.Context(), a)
+		if !al.OK {
+			t.Fatal("refused before its time")
+		}
+		up.settle(t.Context(), a, broker.Deny)
+	}
+	if al := up.take(t.Context(), a); al.OK {
+		t.Error("the first one was not counted")
+	}
+}
