@@ -12,6 +12,12 @@
 // directory of ten thousand users and in one of a million. Nested groups are
 // resolved in the Edit, when they change, and never when somebody asks.
 //
+// A [Session] is a live use of a decision. Broker tracks those that are open by
+// what they rest on: the account, its groups and all that those are nested in,
+// the host and its groups, the rules, the clock. When a new snapshot is published
+// it is compared with the one before at the cost of what differs ([Changes]), and
+// the sessions that this touches are judged again by the same Decide.
+//
 // Default deny: the zero [Outcome] denies, rules only allow, and a rule that
 // does not match for any reason, an unreadable value included, gives nothing.
 package broker

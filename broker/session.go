@@ -23,7 +23,8 @@ const (
 	BasisRules
 )
 
-// Session is a live use of a decision.
+// Session is a live use of a decision. Broker.OpenSession tracks it, and has its
+// keeper end it when the answer has become a no.
 type Session struct {
 	ID SessionID
 	// Request is what was asked when it began, and Proofs what was shown: the
@@ -32,7 +33,9 @@ type Session struct {
 	Request Request
 	Proofs  []Proof
 	Basis   Basis
-	// Rules, Until and Generation are those of the last judgement.
+	// Rules, Until and Generation are those of the last judgement that said yes. A
+	// session that no change has touched is not judged: Generation stays, and Rules
+	// that have come to fit since are not among them.
 	Rules      []RuleName
 	Until      time.Time
 	Generation uint64
@@ -51,7 +54,8 @@ type Session struct {
 // Ending is a session that must end now.
 type Ending struct {
 	Session Session
-	// Reason is why, and Text a line for the person in it.
+	// Reason is why, and Text a line for the person in it, with nothing in it that
+	// a terminal would take for more than text.
 	Reason Reason
 	Text   string
 }

@@ -77,9 +77,9 @@ func (l *live) poke() {
 // OpenSession tracks a session from now on. It is judged at once, on its own
 // Request and Proofs and the newest snapshot, so that no change since the
 // decision is missed, and Rules, Until and Generation are set from that. Older
-// proofs that count then (Recall) count for it for good. Its
-// user may have Config.MaxSessions of BasisRules, and as many as the rules that
-// grant it say in their permissions; those that are ending do not count. The
+// proofs that count then (Recall) count for it for good. Its user may have
+// Config.MaxSessions of BasisRules, and as many as the rules that grant it say in
+// their permissions; those that are ending do not count. The
 // error is a *NotOpened when it may not begin, for what the directory says, for
 // the number of sessions, or because its beginning cannot be recorded; else one
 // of those above, or says what is wrong with the session.
@@ -340,15 +340,34 @@ func (b *Broker) Kill(match func(*Session) bool, by string) (n int) {
 		l.mu.Lock()
 		if !t.gone {
 			n++
-			if now := b.c.Now(); t.Ending.IsZero() {
-				b.end(t, ReasonKilled, by, now)
-			} else if !t.opening {
-				l.toEnd(l.keepers[t.Keeper], t, now)
-			}
+			b.order(t, ReasonKilled, by)
 		}
 		l.mu.Unlock()
 	}
 	return n
+}
+
+// EndSession is Kill for one session and another reason: somebody else has
+// judged it. It reports whether the session is tracked.
+func (b *Broker) EndSession(id SessionID, why Reason, by string) bool {
+	l := b.live
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.all[id]
+	if t == nil {
+		return false
+	}
+	b.order(t, why, by)
+	return true
+}
+
+// order ends a session, or has its keeper told again; live.mu is held.
+func (b *Broker) order(t *tracked, why Reason, by string) {
+	if now := b.c.Now(); t.Ending.IsZero() {
+		b.end(t, why, by, now)
+	} else if !t.opening {
+		b.live.toEnd(b.live.keepers[t.Keeper], t, now)
+	}
 }
 
 // SessionStats says how it goes with the sessions.

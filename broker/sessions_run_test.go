@@ -377,3 +377,26 @@ func TestBadSessions(t *testing.T) {
 		t.Errorf("something is left: %+v", st)
 	}
 }
+
+// TestEndSession: one that somebody else has judged ends for his reason.
+func TestEndSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, Config{})
+		var told []Ending
+		s.b.Keep("a", func(e Ending) { told = append(told, e) })
+		stop := s.run()
+		s.open(siteSession("a1", "alice", "a"), siteSession("a2", "alice", "a"))
+		if s.b.EndSession("a3", ReasonNoRule, "broker1") || !s.b.EndSession("a1", ReasonNoRule, "broker1") || !s.b.EndSession("a1", ReasonLocked, "broker2") {
+			t.Error("which are tracked is told wrongly")
+		}
+		synctest.Wait()
+		stop()
+		if len(told) == 0 || told[0].Session.ID != "a1" || told[0].Reason != ReasonNoRule ||
+			told[0].Text != "your access to web1 has ended: you may no longer log in here" {
+			t.Errorf("told %+v", told)
+		}
+		if e := s.events[len(s.events)-1]; len(s.events) != 3 || e.Kind != SessionEnding || e.By != "broker1" || e.Reason != ReasonNoRule {
+			t.Errorf("recorded %+v", s.events)
+		}
+	})
+}

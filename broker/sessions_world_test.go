@@ -18,11 +18,11 @@ type world struct {
 	size int // how many names of each kind there are
 	// forced is how many rules in ten force a command.
 	forced int
-	view View
-	now  time.Time
-	b    *Broker
-	told []Ending
-	next int
+	view   View
+	now    time.Time
+	b      *Broker
+	told   []Ending
+	next   int
 	// What the directory holds: to build it anew, on nothing.
 	users  map[EntryID]User
 	groups map[EntryID]Group
