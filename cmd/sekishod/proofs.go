@@ -114,6 +114,9 @@ func (m *proofMemory) write(ctx context.Context, mark proofMark) {
 }
 
 func (m *proofMemory) hear(c state.Change) {
+	if !strings.HasPrefix(c.Key, string(broker.ProofOTP)+"\x00") {
+		return // what else is kept there
+	}
 	if c.Deleted {
 		m.mu.Lock()
 		delete(m.marks, c.Key)
