@@ -24,7 +24,8 @@ const doorPAM broker.Door = "pam"
 const maxRules = 100
 
 // whyVerb answers `sekisho why`: everybody about himself, root about all.
-func whyVerb(b *broker.Broker, wrongClock func() string) local.Verb {
+func (d *daemon) whyVerb() local.Verb {
+	b, wrongClock := d.broker, d.wrongClock
 	return local.Verb{
 		May: local.Self,
 		Fields: []string{wire.FieldUser, report.FieldDoor, report.FieldTarget, report.FieldFrom,
@@ -40,6 +41,9 @@ func whyVerb(b *broker.Broker, wrongClock func() string) local.Verb {
 				at = b.Now()
 			}
 			w := whyReport(q, proofs, at, x)
+			if d.cfg.Follows() && w.Reason == string(broker.ReasonUnknownUser) {
+				w.Change = []string{fmt.Sprintf("this host is told of those alone whom a rule lets in here: on the broker, sekisho why %s %s %s says more", clip(w.User), clip(w.Door), clip(d.cfg.Host))}
+			}
 			if q.Door != doorKeys {
 				w.Clock = clip(wrongClock())
 			}

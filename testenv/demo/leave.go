@@ -34,11 +34,14 @@ func (s *scene) out(since time.Time, lives ...*site.Live) (time.Duration, error)
 // leaves takes alice's right away by do, and gives it back by undo: her four
 // sessions end, bob's stays.
 func (s *scene) leaves(how string, bob *site.Live, do, undo func() error) {
-	s.step(how, func() error {
+	s.step(how, func() (err error) {
 		fours, err := s.four()
 		if err != nil {
 			return err
 		}
+		defer func() {
+			err = errors.Join(err, undo(), s.Soon(5*time.Second, func() error { return s.Login("alice", s.alice, s.db) }))
+		}()
 		if err := do(); err != nil {
 			return err
 		}
@@ -55,13 +58,7 @@ func (s *scene) leaves(how string, bob *site.Live, do, undo func() error) {
 			}
 		}
 		s.note("all four ended %d ms after the directory's answer; on the terminal: %s", took.Milliseconds(), fours[0].Line())
-		if err := s.Known(s.Broker, "alice", 0); err != nil {
-			return err
-		}
-		if err := undo(); err != nil {
-			return err
-		}
-		return s.Soon(3*time.Second, func() error { return s.Login("alice", s.alice, s.db) })
+		return s.Known(s.Broker, "alice", 0)
 	})
 }
 

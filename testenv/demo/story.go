@@ -20,8 +20,11 @@ func (s *scene) tell() {
 	}
 	s.step("alice logs in to web1 by the key that LDAP holds", func() error { return s.Login("alice", s.alice, s.web) })
 	s.step("bob, who has a key too, is refused: no rule lets him", func() error { return s.Refused("bob", s.bob, s.web) })
-	s.step("`sekisho why bob keys web1` on web1 says so, and what would help", func() error {
-		return s.why(s.web, "bob", 1, "no-rule", "group set ops --add bob")
+	s.step("`sekisho why bob keys web1` on the broker says so, and what would help", func() error {
+		return s.why(s.Broker, "bob", 1, "no-rule", "group set ops --add bob")
+	})
+	s.step("web1 itself was never told of bob: he is no user of it", func() error {
+		return s.why(s.web, "bob", 1, "unknown-user", "on the broker")
 	})
 	s.step("`sekisho why alice keys web1` names the rule and the way through groups", func() error {
 		return s.why(s.web, "alice", 0, "operators", "admins", "ops")

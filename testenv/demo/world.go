@@ -76,7 +76,8 @@ func round(d time.Duration) string {
 
 // why asks the host itself, and wants its answer to hold all of the words.
 func (s *scene) why(on *testenv.Host, user string, code int, words ...string) error {
-	args := []string{"why", user, "keys", on.Name}
+	target := s.web.Name
+	args := []string{"why", user, "keys", target}
 	out, err := on.Command(s.Ctx, "/usr/local/bin/sekisho", args...).CombinedOutput()
 	if got := site.ExitCode(err); got != code {
 		return fmt.Errorf("sekisho %s: exit code %d, want %d: %s", strings.Join(args, " "), got, code, out)

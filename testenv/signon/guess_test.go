@@ -159,7 +159,7 @@ func TestDistance(t *testing.T) {
 // a pair that fails is measured once more, on its own samples, before it counts.
 func TestRefusalsAreAlike(t *testing.T) {
 	t.Parallel()
-	const samples, workers, alpha = 40, 20, 0.001
+	const samples, workers, alpha = 40, 8, 0.001
 	for _, prover := range []string{"kdc", "ldap"} {
 		t.Run(prover, func(t *testing.T) {
 			t.Parallel()

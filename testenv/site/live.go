@@ -128,19 +128,27 @@ func (s *Site) Known(at *testenv.Host, user string, n int) error {
 	})
 }
 
-// Out waits until sessions have ended, with every process of theirs on the
-// hosts, and says how long after since the last of them did.
+// Out waits until sessions have ended, with every process of their users on the
+// hosts, and says how long after since the last of it did.
 func (s *Site) Out(since time.Time, lives ...*Live) (time.Duration, error) {
+	limit := time.Now().Add(5 * time.Second)
 	var last time.Duration
 	for _, l := range lives {
 		select {
 		case <-l.Done:
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Until(limit)):
 			return 0, fmt.Errorf("%s is still on %s", l.User, l.On.Name)
 		}
 		last = max(last, l.Ended().Sub(since))
-		if out, err := l.On.Command(s.Ctx, "pgrep", "-u", l.User, "-l").Output(); err == nil {
-			return 0, fmt.Errorf("processes of %s are left on %s: %s", l.User, l.On.Name, out)
+		for {
+			began := time.Since(since)
+			out, err := l.On.Command(s.Ctx, "pgrep", "-u", l.User, "-l").Output()
+			if err != nil {
+				break
+			}
+			if last = max(last, began); time.Now().After(limit) {
+				return 0, fmt.Errorf("processes of %s are left on %s: %s", l.User, l.On.Name, out)
+			}
 		}
 	}
 	return last, nil
