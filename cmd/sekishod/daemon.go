@@ -188,7 +188,7 @@ func (d *daemon) buildLocal() error {
 		callers = append(callers, u.UID)
 	}
 	verbs := map[string]local.Verb{
-		wire.VerbWhy:    whyVerb(d.broker, d.wrongClock),
+		wire.VerbWhy:    d.whyVerb(),
 		wire.VerbStatus: d.statusVerb(),
 		wire.VerbAccept: d.acceptVerb(),
 
