@@ -22,6 +22,7 @@ type mirror struct {
 	seq        uint64
 	generation uint64 // the broker's
 	digest     digest
+	inGroups   digest // that part of it which is of groups
 	floor      uint64 // the snapshot's generation is greater
 }
 
@@ -54,6 +55,10 @@ type tx struct {
 	kept   []frameKept
 	lost   int // users who went, after the commit
 	began  bool
+
+	// delta is what the changes make of the groups' part of the digest: of the
+	// mirror's, or with reset of that of no groups.
+	delta digest
 }
 
 // frameKept is a frame as it came, for the disk.
@@ -97,41 +102,73 @@ func (t *tx) ops(o *ops) error {
 		}
 	}
 	for _, x := range o.GoneGroups {
+		if g := t.base(broker.EntryID(x)); g != nil {
+			t.delta.group(broker.EntryID(x), g, (*digest).sub)
+		}
 		t.groups[broker.EntryID(x)] = nil
 	}
 	return nil
 }
 
+// base is a group as it is so far; nil for none.
+func (t *tx) base(x broker.EntryID) *groupCopy {
+	if g, here := t.groups[x]; here {
+		return g
+	}
+	if t.reset {
+		return nil
+	}
+	return t.m.groups[x]
+}
+
 func (t *tx) group(o *groupOp) error {
 	x := broker.EntryID(o.ID)
-	g, here := t.groups[x]
-	if !here && !t.reset {
-		if old := t.m.groups[x]; old != nil {
-			g = &groupCopy{old.head, slices.Clone(old.members), slices.Clone(old.names)}
-		}
+	old := t.base(x)
+	if old == nil && o.Head == nil {
+		return nonsense("members of a group that is not there")
 	}
-	if g == nil {
-		if o.Head == nil {
-			return nonsense("members of a group that is not there")
-		}
-		g = &groupCopy{}
+	g := &groupCopy{}
+	if old != nil {
+		*g = *old
 	}
-	t.groups[x] = g
 	if o.Head != nil {
+		if old != nil {
+			t.delta.sub(headHash(o.ID, encodeEntry(g.head)))
+		}
 		g.head = *o.Head
+		t.delta.add(headHash(o.ID, encodeEntry(g.head)))
 	}
 	g.members = merge(g.members, o.Add, o.Cut)
 	g.names = merge(g.names, o.AddNames, o.CutNames)
+	if old == nil {
+		old = &groupCopy{}
+	}
+	count := func(what byte, name string, in bool) {
+		if in {
+			t.delta.add(memberHash(o.ID, what, name))
+		} else {
+			t.delta.sub(memberHash(o.ID, what, name))
+		}
+	}
+	between(old.members, g.members, func(m broker.DN, in bool) { count('m', string(m), in) })
+	between(old.names, g.names, func(n broker.UserName, in bool) { count('n', string(n), in) })
+	t.groups[x] = g
 	return nil
 }
 
-// merge adds to and cuts from a sorted list.
+// merge is a sorted list with some added and some cut; list stays as it is.
 func merge[T ~string](list []T, add, cut []string) []T {
+	if len(add)+len(cut) == 0 {
+		return list
+	}
+	list = slices.Clone(list)
 	for _, s := range add {
 		list = append(list, T(s))
 	}
-	slices.Sort(list)
-	list = slices.Compact(list)
+	if len(add) > 0 {
+		slices.Sort(list)
+		list = slices.Compact(list)
+	}
 	if len(cut) == 0 {
 		return list
 	}
@@ -212,13 +249,12 @@ func (m *mirror) commit(t *tx, c *commit, reserve func(uint64) uint64) (before, 
 		}
 		d.add(hashes[x])
 	}
-	for x, g := range t.groups {
-		if old := m.groups[x]; old != nil {
-			d.group(x, old, (*digest).sub)
-		}
-		if g != nil {
-			d.group(x, g, (*digest).add)
-		}
+	groups := t.delta
+	if !t.reset {
+		groups.plus(m.inGroups)
+	}
+	for i := range d {
+		d[i] += groups[i] - m.inGroups[i]
 	}
 	if d != c.Digest {
 		return nil, nil, nonsense("a view that is not what its digest says")
@@ -260,7 +296,7 @@ func (m *mirror) commit(t *tx, c *commit, reserve func(uint64) uint64) (before, 
 	for x, g := range t.groups {
 		changed = m.putGroup(e, x, g) || changed
 	}
-	m.stream, m.seq, m.generation, m.digest = c.Stream, c.Seq, c.Generation, d
+	m.stream, m.seq, m.generation, m.digest, m.inGroups = c.Stream, c.Seq, c.Generation, d, groups
 	if changed {
 		if m.snap == nil {
 			m.floor = reserve(0)
