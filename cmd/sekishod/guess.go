@@ -45,9 +45,12 @@ type guesses struct {
 	settled chan settleCall
 }
 
-// buildGuesses makes the budgets; call and note may be set until they are used.
+// buildGuesses makes the budgets, after the audit record; call may be set until they are used.
 func (d *daemon) buildGuesses() error {
 	g := &guesses{log: d.log.WithField("part", "guessing"), settled: make(chan settleCall, settleQueue)}
+	if d.audit != nil {
+		g.note = d.audit.Note
+	}
 	c := d.cfg.Guessing
 	var err error
 	g.own, err = broker.NewGuesses(broker.GuessConfig{PerUser: c.PerUser, PerSource: c.PerSource,
