@@ -73,7 +73,8 @@ type ServerConfig struct {
 
 	// MaxHosts is how many may be connected. Default 20000.
 	MaxHosts int
-	// PerAddress is how many connections one address may have. Default 8.
+	// PerAddress is how many connections one address may have: all hosts behind one address
+	// translation. Default 64.
 	PerAddress int
 	// Handshakes is how many may be under way. Default 128.
 	Handshakes int
@@ -159,7 +160,7 @@ func (c *ServerConfig) validate() error {
 		return errors.New("feed: View, Wait, Certificate, CAs, Log and Now must be set")
 	}
 	setDefault(&c.MaxHosts, 20000)
-	setDefault(&c.PerAddress, 8)
+	setDefault(&c.PerAddress, 64)
 	setDefault(&c.Handshakes, 128)
 	setDefault(&c.HandshakeTime, 10*time.Second)
 	setDefault(&c.MaxSessions, 20000)

@@ -147,6 +147,7 @@ func (s *Server) loop() {
 
 // accept takes connections in, within limits.
 func (s *Server) accept(l net.Listener) error {
+	var warned time.Time
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -171,6 +172,10 @@ func (s *Server) accept(l net.Listener) error {
 		if !s.take(addr) {
 			<-s.handshakes
 			c.Close()
+			if now := time.Now(); now.Sub(warned) > time.Minute {
+				warned = now
+				s.c.Log.WithField("from", addr.String()).Warn("a host's connection was not taken: there are too many, in all or from its address")
+			}
 			continue
 		}
 		s.all.Go(func() {
