@@ -56,7 +56,7 @@ func (d *disk) open() error {
 			}
 			continue
 		}
-		lines, torn, err := d.resume(path, all[i].name)
+		lines, torn, err := d.resume(all[i].name)
 		if err != nil {
 			return fmt.Errorf("reading the audit record: %w", err)
 		}
@@ -78,8 +78,8 @@ func (d *disk) open() error {
 
 // resume follows the chain through a file from its own beginning, and tells how
 // many lines are good and what is not.
-func (d *disk) resume(path, name string) (n int, torn *aside, err error) {
-	f, err := os.Open(path)
+func (d *disk) resume(name string) (n int, torn *aside, err error) {
+	f, err := openFile(d.dir, name)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -87,7 +87,7 @@ func (d *disk) resume(path, name string) (n int, torn *aside, err error) {
 	// A process that was killed has left lines that nobody synced, and the chain
 	// goes on from them.
 	if err := f.Sync(); err != nil {
-		return 0, nil, fmt.Errorf("syncing %s: %w", path, err)
+		return 0, nil, fmt.Errorf("syncing %s: %w", name, err)
 	}
 	l := newLines(f)
 	for {
@@ -288,7 +288,7 @@ func (d *disk) openHead() (uint64, error) {
 // readHead reads the copy of the last seal; nothing when there is none that can be
 // read.
 func readHead(dir string) (line []byte, h head, err error) {
-	f, err := os.Open(filepath.Join(dir, headName))
+	f, err := openFile(dir, headName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, head{}, nil
 	}

@@ -117,7 +117,7 @@ func lock(dir string) (*os.File, error) {
 // openKey reads the signing key, or makes one; made tells which.
 func openKey(dir string) (key ed25519.PrivateKey, made bool, err error) {
 	path := filepath.Join(dir, keyName)
-	f, err := os.Open(path)
+	f, err := openFile(dir, keyName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, key, err = ed25519.GenerateKey(rand.Reader); err != nil {
@@ -192,6 +192,24 @@ func replace(dir, name string, b []byte, mode os.FileMode) error {
 	return err
 }
 
+// openFile opens a file of the folder for reading. Root reads folders of the
+// service user: nothing there may lead him elsewhere, or hang him.
+func openFile(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", f.Name())
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -243,7 +261,7 @@ type aside struct {
 func mends(dir string, all []file) (map[string]Record, error) {
 	out := map[string]Record{}
 	for _, f := range all {
-		r, err := os.Open(filepath.Join(dir, f.name))
+		r, err := openFile(dir, f.name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has grown too old meanwhile
 		}

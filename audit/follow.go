@@ -80,8 +80,11 @@ func (v *verifier) prepare() error {
 		v.keys = append(v.keys, k)
 	}
 	if v.v.Trusted = len(v.keys) > 0; !v.v.Trusted {
-		b, err := os.ReadFile(filepath.Join(v.c.Dir, publicName))
-		if k, kerr := ParseKey(strings.TrimSpace(string(b))); err == nil && kerr == nil {
+		k, err := readPublic(v.c.Dir)
+		if err != nil {
+			return err
+		}
+		if k != nil {
 			v.keys = append(v.keys, k)
 		}
 	}
@@ -100,6 +103,27 @@ func (v *verifier) prepare() error {
 		v.wanted[string(copied)] = h.seq
 	}
 	return nil
+}
+
+// readPublic reads the public key that lies in the folder; nil when there is none.
+func readPublic(dir string) (ed25519.PublicKey, error) {
+	f, err := openFile(dir, publicName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the public key: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return nil, fmt.Errorf("reading the public key: %w", err)
+	}
+	k, err := ParseKey(strings.TrimSpace(string(b)))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", f.Name(), err)
+	}
+	return k, nil
 }
 
 // findSeal takes a seal's line out of a line of syslog.
@@ -127,8 +151,7 @@ func (v *verifier) here(format string, args ...any) Problem {
 
 // one follows the chain through a file, up to where a mend says that it ends.
 func (v *verifier) one(ctx context.Context, f file, last bool) error {
-	path := filepath.Join(v.c.Dir, f.name)
-	r, err := os.Open(path)
+	r, err := openFile(v.c.Dir, f.name)
 	if errors.Is(err, fs.ErrNotExist) && !v.begun {
 		v.v.Files--
 		return nil // it has grown too old meanwhile
@@ -159,7 +182,7 @@ func (v *verifier) one(ctx context.Context, f file, last bool) error {
 			return fmt.Errorf("reading the audit record: %w", err)
 		}
 		if last && line[len(line)-1] != '\n' && len(line) < maxLine {
-			if line, err = wholeLine(ctx, path, start); err != nil {
+			if line, err = wholeLine(ctx, v.c.Dir, f.name, start); err != nil {
 				return err
 			}
 		}
@@ -189,9 +212,9 @@ func (v *verifier) one(ctx context.Context, f file, last bool) error {
 }
 
 // wholeLine reads the last line again for a while: it may be on its way.
-func wholeLine(ctx context.Context, path string, start int64) ([]byte, error) {
+func wholeLine(ctx context.Context, dir, name string, start int64) ([]byte, error) {
 	for try := 0; ; try++ {
-		r, err := os.Open(path)
+		r, err := openFile(dir, name)
 		if err != nil {
 			return nil, fmt.Errorf("reading the audit record: %w", err)
 		}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -135,7 +133,7 @@ type place struct {
 // scanFile reads a file from a place on, and tells how far it came: to the end
 // of its last whole line.
 func scanFile(ctx context.Context, dir, name string, from place, ends map[string]Record, q filter, f func([]byte, *Record) bool) (place, error) {
-	r, err := os.Open(filepath.Join(dir, name))
+	r, err := openFile(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return from, nil // it has grown too old meanwhile
 	}
@@ -241,7 +239,7 @@ func Tail(ctx context.Context, dir string, n int, follow bool, f func([]byte, *R
 // tailPlace finds where the last n lines begin.
 func tailPlace(dir string, all []file, ends map[string]Record, n int) (first int, from place, err error) {
 	for i := len(all) - 1; i >= 0; i-- {
-		starts, err := lineStarts(filepath.Join(dir, all[i].name), ends, all[i].name)
+		starts, err := lineStarts(dir, all[i].name, ends)
 		if err != nil {
 			return 0, place{}, err
 		}
@@ -262,8 +260,8 @@ func tailPlace(dir string, all []file, ends map[string]Record, n int) (first int
 
 type span struct{ start, end int64 }
 
-func lineStarts(path string, ends map[string]Record, name string) ([]span, error) {
-	r, err := os.Open(path)
+func lineStarts(dir, name string, ends map[string]Record) ([]span, error) {
+	r, err := openFile(dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -399,7 +399,7 @@ func (x *expiry) look(l *Log) {
 	if err != nil || len(all) < 2 || all[0].name == l.disk.name || !all[1].time.Before(l.c.Now().Add(-x.keep)) {
 		return
 	}
-	next, err := os.Open(filepath.Join(l.c.Dir, all[1].name))
+	next, err := openFile(l.c.Dir, all[1].name)
 	if err != nil {
 		return
 	}

@@ -243,7 +243,7 @@ func TestLowPorts(t *testing.T) {
 // digest lists the files of a tree with what a second start must not change.
 func digest(t *testing.T, dir string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", `cd "$1" && find . \( -path ./realm/db -o -path ./snapshot -o -path ./audit -o -name '*.pid' -o -name '*.self' -o -name '*rcache*' -o -name '*.replay' \) -prune -o -type f -print | sort |
+	out, err := exec.Command("sh", "-c", `cd "$1" && find . \( -path ./realm/db -o -path ./snapshot -o -path ./audit -o -path ./state -o -name '*.pid' -o -name '*.self' -o -name '*rcache*' -o -name '*.replay' \) -prune -o -type f -print | sort |
 		while read -r f; do stat -c '%n %a %u %Y' "$f"; sha256sum <"$f"; done`, "sh", dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -284,6 +284,7 @@ func TestKill(t *testing.T) {
 	p.until("the directory is followed again", func() bool { return p.status().Sync.State == "live" })
 	p.sekisho("user", "add", "bob", "--no-password")
 	p.until("bob is there", func() bool { return p.status().Sync.Users == 2 })
+	p.sekisho("audit", "verify")
 }
 
 // TestStop stops everything, and nothing is left.
