@@ -18,8 +18,9 @@ var small = map[string]int{BucketCodes: 20, BucketEnds: 20, BucketCounters: 20}
 
 // TestInside runs the suite on the store in the process.
 func TestInside(t *testing.T) {
+	t.Parallel()
 	st := open(t, Config{Dir: t.TempDir() + "/state", MaxKeys: small, Log: quiet()})
-	conformance(t, func(*testing.T, int) Store { return st })
+	conformance(t, []Store{st, st, st})
 }
 
 func open(t testing.TB, c Config) Store {
@@ -36,10 +37,8 @@ func open(t testing.TB, c Config) Store {
 	return st
 }
 
-// conformance is what every Store must do. broker gives the store as a broker of
-// this number has it.
-func conformance(t *testing.T, broker func(*testing.T, int) Store) {
-	brokers := []Store{broker(t, 0), broker(t, 1), broker(t, 2)}
+// conformance is what every Store must do, to three brokers that share it.
+func conformance(t *testing.T, brokers []Store) {
 	st := brokers[0]
 	t.Run("slowly", func(t *testing.T) { // these mostly wait
 		t.Run("ttl", func(t *testing.T) { t.Parallel(); lifetimes(t, st) })
@@ -162,13 +161,14 @@ func bounds(t *testing.T, st Store) {
 		t.Errorf("%d bytes came back: %v", len(e.Value), err)
 	}
 	for what, err := range map[string]error{
-		"no key":          st.Create(ctx, BucketProofs, "", nil, 0),
-		"a long key":      st.Create(ctx, BucketProofs, strings.Repeat("k", MaxKey+1), nil, 0),
-		"a long value":    st.Put(ctx, BucketProofs, "k", make([]byte, MaxValue+1), 0),
-		"a long update":   st.Update(ctx, BucketProofs, "k", make([]byte, MaxValue+1), 1),
-		"a negative ttl":  st.Put(ctx, BucketProofs, "k", nil, -1),
-		"no such bucket":  st.Put(ctx, "proof", "k", nil, 0),
-		"a bucket's path": st.Put(ctx, "proofs.x", "k", nil, 0),
+		"no key":             st.Create(ctx, BucketProofs, "", nil, 0),
+		"a long key":         st.Create(ctx, BucketProofs, strings.Repeat("k", MaxKey+1), nil, 0),
+		"a long value":       st.Put(ctx, BucketProofs, "k", make([]byte, MaxValue+1), 0),
+		"a long update":      st.Update(ctx, BucketProofs, "k", make([]byte, MaxValue+1), 1),
+		"a negative ttl":     st.Put(ctx, BucketProofs, "k", nil, -1),
+		"a mark's long life": st.Create(ctx, BucketCodes, "k", nil, (maxLife+1)*time.Second),
+		"no such bucket":     st.Put(ctx, "proof", "k", nil, 0),
+		"a bucket's path":    st.Put(ctx, "proofs.x", "k", nil, 0),
 	} {
 		if err == nil || errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: %v", what, err)

@@ -75,7 +75,7 @@ func TestCut(t *testing.T) {
 
 // quickDir is in memory if it can be: hundreds of folders are made, and what a disk
 // keeps is not what is tried.
-func quickDir(t *testing.T) string {
+func quickDir(t testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "sekisho-state-")
 	if err != nil {
 		return t.TempDir()
@@ -231,7 +231,7 @@ func TestGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 3 {
+		for range 4 {
 			clone(t, c.Dir, dir)
 			i := rand.IntN(len(b))
 			bad := slices.Clone(b)

@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -36,23 +37,28 @@ func Open(ctx context.Context, c Config) (Store, error) {
 	return s, nil
 }
 
+var errMend = errors.New("mend it: bring the folder back from a backup, or move it away and start after two minutes: " +
+	"tickets made before are refused then, but a one-time code of the last minutes, or a recovery code, that was used could be used again")
+
 func (s *store) openDir(ctx context.Context) error {
 	var err error
 	if s.local, err = openLocal(s.c.Dir); err != nil {
 		return err
 	}
-	mend := fmt.Errorf("mend it: bring it back from a backup, or move it away and start after two minutes: tickets made before are refused then, but a one-time code used in the last minutes, or a recovery code, could be used again")
 	e, err := s.local.start(&s.c)
 	if err != nil {
 		s.local.close()
-		return fmt.Errorf("%w; %w", err, mend)
+		return fmt.Errorf("%w; %w", err, errMend)
 	}
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	if err := s.admit(ctx, e); err != nil {
 		e.close()
 		s.local.close()
-		return fmt.Errorf("%w; %w", err, mend)
+		if ctx.Err() != nil {
+			return fmt.Errorf("it takes too long: %w", err)
+		}
+		return fmt.Errorf("%w; %w", err, errMend)
 	}
 	s.work.Go(s.nurse)
 	return nil

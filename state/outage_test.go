@@ -15,8 +15,27 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestCluster runs the suite on three nats-servers, then kills them.
+// TestCluster runs the suite on three nats-servers, and kills one that leads.
 func TestCluster(t *testing.T) {
+	t.Parallel()
+	c, brokers := newBrokers(t)
+	t.Run("conformance", func(t *testing.T) { conformance(t, brokers) })
+	t.Run("leader killed", func(t *testing.T) { leaderKilled(t, c, brokers) })
+	t.Run("strangers", func(t *testing.T) { strangers(t, c) })
+	t.Run("unfit streams", func(t *testing.T) { unfit(t, c, brokers[0]) })
+	t.Run("rolled back", func(t *testing.T) { rolledBack(t, brokers[0]) })
+}
+
+// TestOutage has one server hang, then kills so many that nothing can be written.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	c, brokers := newBrokers(t)
+	t.Run("leader hangs", func(t *testing.T) { leaderHangs(t, c, brokers) })
+	t.Run("quorum lost", func(t *testing.T) { quorumLost(t, c, brokers) })
+}
+
+// newBrokers are three, each with a server of its own that it asks first.
+func newBrokers(t *testing.T) (*cluster, []Store) {
 	c := newCluster(t)
 	var brokers []Store
 	for i := range 3 {
@@ -24,24 +43,16 @@ func TestCluster(t *testing.T) {
 		conf.MaxKeys = small
 		brokers = append(brokers, open(t, conf))
 	}
-	began := time.Now()
-	for {
+	for began := time.Now(); ; {
 		// The servers are just starting: nothing may be said but "could not find out".
 		_, err := brokers[0].Get(t.Context(), BucketProofs, "k")
 		if errors.Is(err, ErrNotFound) {
-			break
+			return c, brokers
 		}
 		if !errors.Is(err, ErrUnavailable) || time.Since(began) > 20*time.Second {
 			t.Fatal(err)
 		}
 	}
-	t.Run("conformance", func(t *testing.T) { conformance(t, func(_ *testing.T, i int) Store { return brokers[i] }) })
-	t.Run("leader killed", func(t *testing.T) { leaderKilled(t, c, brokers) })
-	t.Run("leader hangs", func(t *testing.T) { leaderHangs(t, c, brokers) })
-	t.Run("quorum lost", func(t *testing.T) { quorumLost(t, c, brokers) })
-	t.Run("strangers", func(t *testing.T) { strangers(t, c) })
-	t.Run("unfit streams", func(t *testing.T) { unfit(t, c, brokers[0]) })
-	t.Run("rolled back", func(t *testing.T) { rolledBack(t, brokers[0]) })
 }
 
 // load has two callers at two brokers spend each of many marks, until it is
@@ -225,6 +236,7 @@ func insistent(t *testing.T, f func(context.Context) error) error {
 
 // leaderHangs: it holds its connections, and says nothing.
 func leaderHangs(t *testing.T, c *cluster, brokers []Store) {
+	works(t, brokers[0], 15*time.Second)
 	leader := c.leader(t, brokers[0], BucketReplay)
 	l := during(t, "hang", brokers, func(l *load) {
 		l.more(t, 20, 15*time.Second)

@@ -3,7 +3,6 @@ package state
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -24,6 +23,8 @@ const (
 	readBatch = 1000
 	// readWait is how long they may take: one that ended meanwhile never comes.
 	readWait = 300 * time.Millisecond
+	// readTries is how often nothing may come at all.
+	readTries = 10
 )
 
 // read calls f with each key's last message, tombstones too, in the order of their
@@ -33,74 +34,88 @@ func (e *engine) read(ctx context.Context, b bucket, f func(message)) error {
 	if err != nil {
 		return err
 	}
+	last := uint64(0)
+	for still := 0; still < readTries; still++ {
+		// What was asked for and did not come in time, or was lost on its way, does
+		// not come again: a new consumer begins after the last that did.
+		all, err := e.readAfter(ctx, st, last, func(m message) {
+			last, still = m.revision, -1
+			f(m)
+		})
+		if all || err != nil {
+			return err
+		}
+	}
+	return errUnread
+}
+
+var errUnread = errors.New("there are messages that cannot be read")
+
+// readAfter reads until there is no more, or a batch is not whole.
+func (e *engine) readAfter(ctx context.Context, st jetstream.Stream, last uint64, f func(message)) (all bool, err error) {
 	one, cancel := e.one(ctx)
 	defer cancel()
 	cons, err := st.CreateConsumer(one, jetstream.ConsumerConfig{
-		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckNonePolicy,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: last + 1, AckPolicy: jetstream.AckNonePolicy,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: 10 * time.Second,
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() {
 		// If this fails it ends by itself after ten idle seconds.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readWait)
 		defer cancel()
 		st.DeleteConsumer(ctx, cons.CachedInfo().Name)
 	}()
-	left := cons.CachedInfo().NumPending
-	for next := uint64(1); left > 0; {
-		n, err := readSome(ctx, cons, int(min(left, readBatch)), func(m jetstream.Msg, meta *jetstream.MsgMetadata) error {
-			if meta.Sequence.Consumer != next {
-				return fmt.Errorf("message %d came where %d was due", meta.Sequence.Consumer, next)
+	left, next := cons.CachedInfo().NumPending, uint64(1)
+	for left > 0 {
+		want := int(min(left, readBatch))
+		batch, stop, err := fetch(ctx, cons, want)
+		if err != nil {
+			return false, err
+		}
+		got := 0
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil || meta.Sequence.Consumer != next {
+				continue // one before was lost; so are all to come, to the end of the batch
 			}
-			next, left = next+1, meta.NumPending
+			got, next, left = got+1, next+1, meta.NumPending
 			f(message{subject: m.Subject(), data: m.Data(), revision: meta.Sequence.Stream,
 				created: meta.Timestamp, gone: tombstone(m.Headers())})
-			return nil
-		})
-		if err != nil {
-			return err
 		}
-		if n > 0 {
+		stop()
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return false, err
+		}
+		if got == want {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		// What was left may have ended.
+		// What was left may have ended meanwhile. Then nothing is, and nothing is on
+		// its way.
 		one, cancel := e.one(ctx)
 		info, err := cons.Info(one)
 		cancel()
 		if err != nil {
-			return err
+			return false, err
 		}
-		left = info.NumPending
+		return info.NumPending == 0 && info.Delivered.Consumer == next-1, nil
 	}
-	return nil
+	return true, nil
 }
 
-func readSome(ctx context.Context, cons jetstream.Consumer, most int, f func(jetstream.Msg, *jetstream.MsgMetadata) error) (n int, err error) {
+func fetch(ctx context.Context, cons jetstream.Consumer, most int) (jetstream.MessageBatch, context.CancelFunc, error) {
 	ctx, cancel := context.WithTimeout(ctx, readWait)
-	defer cancel()
 	batch, err := cons.Fetch(most, jetstream.FetchContext(ctx))
 	if err != nil {
-		return 0, err
+		cancel()
+		return nil, nil, err
 	}
-	for m := range batch.Messages() {
-		meta, merr := m.Metadata()
-		if err == nil && merr == nil {
-			merr = f(m, meta)
-			n++
-		}
-		if err == nil {
-			err = merr
-		}
-	}
-	if berr := batch.Error(); err == nil && !errors.Is(berr, context.DeadlineExceeded) {
-		err = berr
-	}
-	return n, err
+	return batch, cancel, nil
 }
 
 func (s *store) List(ctx context.Context, name string) ([]Entry, error) {

@@ -75,8 +75,9 @@ type Change struct {
 // Store is safe for use by many goroutines. A key is any 1 to MaxKey bytes, a
 // value any up to MaxValue.
 //
-// A ttl of 0 is for ever; others are rounded up to whole seconds. An entry is gone
-// not before its ttl is past, and mostly within two seconds after.
+// A ttl of 0 is for ever; others are rounded up to whole seconds, those of marks
+// (replay, codes) are up to 42 days. An entry is gone not before its ttl is past, and
+// mostly within two seconds after.
 //
 // A call ends with its context, or after three seconds where that has no deadline,
 // with ErrUnavailable. On a cluster whose leader was lost all writes may need ten

@@ -96,6 +96,9 @@ func (s *store) record(key string, value []byte, ttl uint32) *record {
 
 func (s *store) Create(ctx context.Context, name, key string, value []byte, ttl time.Duration) error {
 	b, err := request(name, key, value, ttl)
+	if err == nil && b.mark && seconds(ttl) > maxLife {
+		err = fmt.Errorf("a mark in %s lives for ever or up to %s", name, maxLife*time.Second)
+	}
 	if err != nil {
 		return err
 	}

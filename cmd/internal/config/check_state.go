@@ -23,11 +23,14 @@ func (c Config) checkState() error {
 	}
 	for _, v := range s.Servers {
 		u, err := url.Parse(v)
-		if err != nil || u.Scheme != "tls" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-			return fmt.Errorf("state.servers %q must be tls://HOST:PORT, such as tls://nats1.example.org:4222", clip(v))
+		if err != nil || u.Scheme != "tls" || u.Hostname() == "" {
+			return errors.New("state.servers must be tls://HOST:PORT, such as tls://nats1.example.org:4222")
+		}
+		if u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+			return errors.New("state.servers has more than a host and a port: sekishod shows its certificate, and no password")
 		}
 		if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
-			return fmt.Errorf("state.servers %q must have a port, such as tls://nats1.example.org:4222", clip(v))
+			return fmt.Errorf("state.servers %q must have a port, such as tls://%s:4222", clip(v), clip(u.Hostname()))
 		}
 	}
 	if s.Replicas != 1 && s.Replicas != 3 && s.Replicas != 5 {
