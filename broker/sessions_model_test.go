@@ -13,9 +13,9 @@ import (
 // snapshot's age, judging the touched sessions ends exactly those that judging
 // all of them anew would end, for the same reasons.
 func TestSessionsModel(t *testing.T) {
-	seeds := uint64(250)
+	seeds := uint64(120)
 	if testing.Short() {
-		seeds = 40
+		seeds = 30
 	}
 	var total, touched, ended uint64
 	reasons := map[Reason]int{}

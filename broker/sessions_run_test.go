@@ -201,6 +201,7 @@ func TestClockIsSet(t *testing.T) {
 				Expires: time.Now().Add(time.Hour).UTC().Format("20060102150405Z")})
 		})
 		s.open(siteSession("a1", "alice", "a"))
+		synctest.Wait()
 		s.mu.Lock()
 		s.shift = 2 * time.Hour
 		s.mu.Unlock()
