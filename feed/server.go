@@ -163,9 +163,7 @@ func (s *Server) accept(l net.Listener) error {
 			return fmt.Errorf("listening for hosts: %w", err)
 		}
 		addr := addressOf(c)
-		select {
-		case s.handshakes <- struct{}{}:
-		default:
+		if !s.slot() {
 			c.Close()
 			continue
 		}
@@ -183,6 +181,29 @@ func (s *Server) accept(l net.Listener) error {
 			s.serve(c)
 		})
 	}
+}
+
+// slotWait is how long a new connection waits for one of the handshakes; those
+// behind it wait in the kernel meanwhile. After a restart all hosts come at once, and
+// one that is turned away comes back much later.
+const slotWait = 2 * time.Second
+
+// slot takes one of the handshakes.
+func (s *Server) slot() bool {
+	select {
+	case s.handshakes <- struct{}{}:
+		return true
+	default:
+	}
+	t := time.NewTimer(slotWait)
+	defer t.Stop()
+	select {
+	case s.handshakes <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+	return false
 }
 
 func addressOf(c net.Conn) netip.Addr {

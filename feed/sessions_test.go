@@ -33,6 +33,12 @@ func (b *book) each(f func(*broker.Session) bool) {
 	}
 }
 
+func (b *book) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.m)
+}
+
 func (b *book) event(k broker.EventKind, s broker.Session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,10 +132,12 @@ func TestSessions(t *testing.T) {
 	if err := x.server.End(name, testSession(5000, name).ID, broker.ReasonKilled, "by root"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "it is ended", func() bool { return seen.same(b) && len(b.m) == 400 })
+	until(t, "it is ended", func() bool { return seen.same(b) && b.count() == 400 })
+	b.mu.Lock()
 	if !slices.Contains(ended, "killed by root") {
 		t.Errorf("%q", ended)
 	}
+	b.mu.Unlock()
 	if err := x.server.End("host1.example.org", testSession(1, name).ID, broker.ReasonKilled, ""); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("%v", err)
 	}
@@ -212,6 +220,8 @@ func TestSessionsMeanwhile(t *testing.T) {
 	close(end)
 	all.Wait()
 	until(t, "the same", func() bool { return seen.same(b) })
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
 	if slices.Contains(seen.log, "TWICE") || slices.Contains(seen.log, "NOT OPEN") {
 		t.Error("a session began or ended twice")
 	}
