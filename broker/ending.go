@@ -132,7 +132,7 @@ func sentence(s *Session) string {
 		return "your account is locked"
 	case ReasonShadowExpired, ReasonKerberosExpired:
 		return "your account has expired"
-	case ReasonUnknownUser, ReasonAmbiguousUser, ReasonNologin:
+	case ReasonAmbiguousUser, ReasonNologin:
 		return "your account is closed"
 	case ReasonTime, ReasonRuleExpired:
 		if !s.Until.IsZero() && !s.Until.After(s.Ending) {
@@ -146,5 +146,6 @@ func sentence(s *Session) string {
 	case ReasonTooMany:
 		return "you have too many sessions"
 	}
+	// Of an unknown user too: a host is told of those alone who may enter it.
 	return "you may no longer log in here"
 }

@@ -81,14 +81,8 @@ func (d *daemon) ownSessions(f func(*broker.Session) bool) {
 }
 
 // endOwn ends a session that the broker wants ended.
-func (d *daemon) endOwn(id broker.SessionID, reason broker.Reason, text string) (known bool) {
-	d.broker.Kill(func(s *broker.Session) bool {
-		hit := s.ID == id
-		known = known || hit
-		return hit
-	}, "the broker")
-	d.log.WithField("session", string(id)).WithField("reason", string(reason)).Info("the broker ends a session: " + clip(text))
-	return known
+func (d *daemon) endOwn(id broker.SessionID, reason broker.Reason, _ string) (known bool) {
+	return d.broker.EndSession(id, reason, "the broker")
 }
 
 // recordSession is broker.Config.RecordSession: the audit record first, then the
