@@ -32,6 +32,8 @@ func (s *scene) tell() {
 	s.keyAndGroup()
 	s.signOn()
 	s.leaveAtOnce()
+	s.oneTimeCodes()
+	s.spray()
 	s.clocks()
 	s.noKDC()
 	s.outages()
