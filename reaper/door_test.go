@@ -22,12 +22,14 @@ import (
 
 // The tests need root, and sshd's sessions.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == doorArg {
-		if err := runDoor(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for arg, do := range map[string]func(string) error{doorArg: runDoor, sessionArg: runSession} {
+		if len(os.Args) == 3 && os.Args[1] == arg {
+			if err := do(os.Args[2]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
 	}
 	testenv.Main(m)
 }

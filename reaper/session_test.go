@@ -112,11 +112,11 @@ func TestNested(t *testing.T) {
 					if k.name != "cgroup" {
 						want = 1 // a nested session has no audit session id of its own
 					}
-					if got := s.running(inner); len(got) > 2-want || len(e.Left) > 0 {
+					if got := s.sleeping(inner); len(got) > 2-want || len(e.Left) > 0 {
 						t.Errorf("it lives on: %q, %+v", got, e)
 					}
 					l.until("back")
-					if len(s.running(outer)) == 0 {
+					if len(s.sleeping(outer)) == 0 {
 						t.Error("the session around it has lost a process")
 					}
 					if s.emptied(l.Opened.ID) {
@@ -130,7 +130,7 @@ func TestNested(t *testing.T) {
 					l.ends()
 					for _, m := range []string{inner, outer} {
 						// What left the nested tree before was nobody's.
-						if got := s.running(m); k.name != "bare" && len(got) > 0 {
+						if got := s.sleeping(m); k.name != "bare" && len(got) > 0 {
 							t.Errorf("it lives on: %q", got)
 						}
 					}

@@ -81,7 +81,7 @@ func newSite(t testing.TB, k kind) *site {
 		s.put("/etc/pam.d/"+name, "auth required pam_permit.so\naccount required pam_permit.so\nsession required /usr/local/lib/sekisho/pam_sekisho.so\n")
 	}
 	s.startDoor()
-	if _, err := s.web.StartSSHD(t.Context(), testenv.SSHDConfig{PAM: pam, Lines: []string{"StrictModes no", "MaxStartups 200", "MaxSessions 20"}}); err != nil {
+	if _, err := s.web.StartSSHD(t.Context(), testenv.SSHDConfig{PAM: pam, Lines: []string{"StrictModes no", "LogLevel ERROR", "MaxStartups 200", "MaxSessions 20"}}); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -294,6 +294,13 @@ func (s *site) running(mark string) (found []string) {
 		}
 	}
 	return found
+}
+
+// sleeping are those of them that sleep, and not the shells that were told to
+// start them.
+func (s *site) sleeping(mark string) []string {
+	s.t.Helper()
+	return slices.DeleteFunc(s.running(mark), func(line string) bool { return !strings.HasSuffix(line, " sleep "+mark) })
 }
 
 // end ends a session and looks whether all of it has gone.

@@ -68,6 +68,13 @@ func drop(log *logrus.Entry, files map[string]reaper.Access) error {
 		}
 	}
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var has [2]unix.CapUserData
+	if err := unix.Capget(&head, &has[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	if uint64(has[0].Permitted)&keepCaps != keepCaps {
+		return errors.New("CAP_KILL, by which it ends sessions, is withheld: have the unit's CapabilityBoundingSet name it (sekisho host enrol writes the unit anew)")
+	}
 	caps := [2]unix.CapUserData{{Permitted: uint32(keepCaps), Effective: uint32(keepCaps)}, {}}
 	if err := everyThread(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&caps[0])), 0); err != nil {
 		return fmt.Errorf("capset: %w", err)
