@@ -60,8 +60,8 @@ func (c *Config) connect() (*engine, error) {
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			if !errors.Is(err, nats.ErrNoHeartbeat) { // Watch sees to that
-				log.WithError(err).Warn("the state store complains")
+			if errors.Is(err, nats.ErrPermissionViolation) { // its text has a key
+				log.Warn("the servers do not permit all that the state store needs: $JS.API.>, $KV.> and _INBOX.>")
 			}
 		}),
 	)

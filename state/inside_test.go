@@ -107,6 +107,21 @@ func TestCloseEndsCalls(t *testing.T) {
 			t.Errorf("a Watch ended with %v", err)
 		}
 	})
+	// One that takes its time, with more waiting for it than anybody has room for.
+	slow := open(t, Config{Dir: filepath.Join(quickDir(t), "state"), Log: quiet()})
+	all.Go(func() {
+		if err := slow.Watch(context.Background(), BucketProofs, func(Change) { time.Sleep(20 * time.Millisecond) }); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("a slow Watch ended with %v", err)
+		}
+	})
+	for i := range 1000 {
+		if err := slow.Put(t.Context(), BucketProofs, fmt.Sprint(i), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := slow.Close(); err != nil {
+		t.Error(err)
+	}
 	for i := range 8 {
 		all.Go(func() {
 			for j := 0; ; j++ {

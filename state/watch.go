@@ -112,6 +112,9 @@ func (w *watch) follow(ctx context.Context, e *engine) error {
 			w.tell(Change{Entry: Entry{Key: t.key}, Deleted: true})
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slow := time.AfterFunc(callWait, cancel) // an answer that is lost would be waited for without end
 	kv, err := e.js.KeyValue(ctx, w.b.name)
 	if err != nil {
 		return err
@@ -120,7 +123,14 @@ func (w *watch) follow(ctx context.Context, e *engine) error {
 	if err != nil {
 		return err
 	}
-	defer changes.Stop()
+	defer func() {
+		changes.Stop()
+		for range changes.Updates() { // NATS's goroutine may wait for us to take one
+		}
+	}()
+	if !slow.Stop() {
+		return errStalled
+	}
 	// What was last may have ended since, so the leader's count may be ahead of
 	// what is there to be told.
 	w.seen = max(w.seen, info.State.LastSeq)
