@@ -37,7 +37,7 @@ var arrows = []struct {
 	{"door/", []string{"broker", "keys", "wire", "door/gate"}, "a door turns bytes into a request; removing one changes no decision"},
 	{"pamhelper", []string{"wire"}, "it is linked into what runs inside somebody's login"},
 	{"cmd/sekisho-keys", []string{"wire"}, "it runs inside somebody's login: neither LDAP nor Kerberos, and nothing slow to start"},
-	{"cmd/", []string{"keys", "wire", "broker", "ldapsync", "krb", "realm", "audit", "state", "feed", "otp", "door/", "pamhelper", "cmd/"}, "programs wire everything together; the test world is none of their business"},
+	{"cmd/", []string{"keys", "wire", "broker", "ldapsync", "krb", "realm", "audit", "state", "feed", "reaper", "otp", "door/", "pamhelper", "cmd/"}, "programs wire everything together; the test world is none of their business"},
 	{"testenv", []string{""}, "tests and the demo may use all"},
 	{"bench", []string{""}, "benchmarks may use all"},
 }
