@@ -44,6 +44,11 @@ const (
 	// 300 people who sign in at once for the first time do not wait.
 	sprayFree    = 300
 	sprayHalving = 150 * time.Second
+
+	// strangersAtOnce is how many attempts from networks that are not known for
+	// their users may be under way: making a key of a password costs a KDC's
+	// client 30 ms of a processor, and whoever is known must not queue behind a spray.
+	strangersAtOnce = 16
 	// turnWait is how long an attempt waits for others to be settled, when they,
 	// if wrong, use up what is left.
 	turnWait = 5 * time.Second

@@ -127,7 +127,7 @@ func (g *Guesses) room(c *counter, now time.Time) (room, time.Time) {
 	n, free := g.value(c, now), g.free(c.kind)
 	over := n - float64(free-1) // above 0: the next one is not free
 	if over <= 1e-9 {
-		if n+float64(c.flying) > float64(free-1)+1e-9 {
+		if c.kind == GuessSpray && c.flying >= strangersAtOnce || n+float64(c.flying) > float64(free-1)+1e-9 {
 			return roomTurn, now
 		}
 		return roomYes, now
