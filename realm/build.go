@@ -71,6 +71,11 @@ func (m maker) makeRealm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	secret := newSecret()
+	if err := writeFile(codesSecret(f), []byte(secret), 0o600); err != nil {
+		return err
+	}
+	entries = append(entries, m.layout.codesEntry(secret)) // keepCodes adds it to realms of before
 	services, keytab, err := m.newServices(m.servicePrincipals(), key)
 	if err != nil {
 		return err
