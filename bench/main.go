@@ -5,8 +5,8 @@
 //
 //	bench [-quick] [-most N] [PART…]
 //
-// The parts are akc, ssh, pamtester, gssssh, socket, signin, accept, sync and
-// publish; all when none is named. Everything runs in the sandbox of package
+// The parts are akc, ssh, pamtester, gssssh, socket, signin, accept, leave, spray,
+// sync and publish; all when none is named. Everything runs in the sandbox of package
 // testenv, pairs alternate in one run, and medians are compared. Run it from the
 // module's directory as root, or with sudo at hand; `make bench` installs what it
 // needs.
@@ -51,6 +51,8 @@ var parts = []struct {
 	{"gssssh", measureGSSSSH},
 	{"signin", measureSignin},
 	{"accept", measureAccept},
+	{"leave", measureLeave},
+	{"spray", measureSpray},
 	{"publish", measurePublish},
 	{"sync", measureSync},
 }
