@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -73,6 +74,24 @@ func sessionReport(s broker.Session) report.Session {
 	}
 	if q.From.IsValid() {
 		out.From = q.From.String()
+	}
+	out.Target = string(q.Target.Host)
+	if q.Target.Addr.IsValid() {
+		out.Addr = q.Target.Addr.String()
+	}
+	for _, p := range s.Proofs {
+		out.Proofs = append(out.Proofs, string(p))
+	}
+	for _, p := range q.Recent {
+		out.Recent = append(out.Recent, fmt.Sprintf("%s:%d", p.Proof, int64(p.Age/time.Second)))
+	}
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{{q.Remote, "remote"}, {q.SourceDeferred, "source-deferred"}, {q.ProofsDeferred, "proofs-deferred"}, {q.Unconfined, "unconfined"}} {
+		if f.set {
+			out.Flags = append(out.Flags, f.name)
+		}
 	}
 	return out
 }

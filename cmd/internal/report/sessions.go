@@ -41,6 +41,14 @@ type Session struct {
 	// Ending is since when it is being ended, and Why the reason.
 	Ending string `json:"ending,omitempty"`
 	Why    string `json:"why,omitempty"`
+	// What was asked when it began, so that it can be judged elsewhere: the target's
+	// name or address, the proofs that were shown, older ones as otp:3600 (seconds),
+	// and flags: remote, source-deferred, proofs-deferred, unconfined.
+	Target string   `json:"target,omitempty"`
+	Addr   string   `json:"addr,omitempty"`
+	Proofs []string `json:"proofs,omitempty"`
+	Recent []string `json:"recent,omitempty"`
+	Flags  []string `json:"flags,omitempty"`
 }
 
 // SessionPage is one answer to the verb sessions.
