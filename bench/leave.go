@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,14 +14,6 @@ import (
 	"github.com/sekisho/sekisho/testenv/site"
 	"github.com/sekisho/sekisho/wire"
 )
-
-// share is the least value that a share q of all does not exceed; values is sorted.
-func share(values []float64, q float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	return values[min(len(values)-1, int(math.Ceil(q*float64(len(values))))-1)]
-}
 
 // newSite makes a site with these hosts; its world must be closed.
 func newSite(ctx context.Context, c site.Config) (s *site.Site, w *testenv.World, err error) {
@@ -97,13 +88,11 @@ func measureLeave(ctx context.Context, b *bench) (err error) {
 			clients = append(clients, l.Ended().Sub(since).Seconds()*1e3)
 		}
 	}
-	slices.Sort(last)
-	slices.Sort(clients)
 	n := fmt.Sprintf("%d ssh sessions", 4*people)
-	b.table.add(row{name: "revocation to the last process's end, median, " + n, ours: share(last, 0.5), peer: math.NaN(), unit: "ms"})
-	b.table.add(row{name: "revocation to the last process's end, p99, " + n, ours: share(last, 0.99), peer: math.NaN(), unit: "ms", bound: bound{"ours", "<=", 1000},
+	b.table.add(row{name: "revocation to the last process's end, median, " + n, ours: quantile(last, 0.5), peer: math.NaN(), unit: "ms"})
+	b.table.add(row{name: "revocation to the last process's end, p99, " + n, ours: quantile(last, 0.99), peer: math.NaN(), unit: "ms", bound: bound{"ours", "<=", 1000},
 		note: "from the return of sekisho group set, a process's end after the directory's answer; 200 ms of it are the grace that programs get"})
-	b.table.add(row{name: "revocation to the end of the connection, p99, " + n, ours: share(clients, 0.99), peer: math.NaN(), unit: "ms"})
+	b.table.add(row{name: "revocation to the end of the connection, p99, " + n, ours: quantile(clients, 0.99), peer: math.NaN(), unit: "ms"})
 	return nil
 }
 
@@ -148,7 +137,6 @@ func measureSpray(ctx context.Context, b *bench) (err error) {
 			took = append(took, time.Since(began).Seconds()*1e3)
 			time.Sleep(50 * time.Millisecond)
 		}
-		slices.Sort(took)
 		return took, nil
 	}
 	if err := s.Soon(10*time.Second, func() error { _, err := signIns(1); return err }); err != nil {
@@ -194,7 +182,7 @@ func measureSpray(ctx context.Context, b *bench) (err error) {
 	}
 	b.table.add(row{name: "guesses that reached slapd, in 100", ours: 100 * float64(guesses-throttled) / float64(guesses), peer: math.NaN(), unit: "%", bound: bound{"ours", "<=", 2},
 		note: fmt.Sprintf("%d guesses from 1,000 sources, %d of them without an answer of no", guesses, odd.Load())})
-	b.table.add(row{name: "sign-in from a known network, p99, while others guess", ours: share(loud, 0.99), peer: share(quiet, 0.99), peerName: "quiet", unit: "ms", bound: bound{"ratio", "<=", 2}})
-	b.table.add(row{name: "sign-in from a known network, median, while others guess", ours: share(loud, 0.5), peer: share(quiet, 0.5), peerName: "quiet", unit: "ms"})
+	b.table.add(row{name: "sign-in from a known network, p99, while others guess", ours: quantile(loud, 0.99), peer: quantile(quiet, 0.99), peerName: "quiet", unit: "ms", bound: bound{"ratio", "<=", 2}})
+	b.table.add(row{name: "sign-in from a known network, median, while others guess", ours: quantile(loud, 0.5), peer: quantile(quiet, 0.5), peerName: "quiet", unit: "ms"})
 	return nil
 }
