@@ -94,7 +94,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	switch totp := c.PAM.Enabled && c.OTPProver() == "totp"; {
 	case totp && c.Follows():
 		d.codesUpstream = true
-		d.passwords.provers[broker.ProofOTP] = d.proveUpstream
+		d.passwords.provers[broker.ProofOTP] = d.proveCodeUpstream
 	case totp:
 		if err := d.buildCodes(in, base); err != nil {
 			return nil, err

@@ -40,7 +40,10 @@ func (d *daemon) buildFeed() error {
 	}
 	calls := map[string]feed.Handler{callTake: d.guesses.answerTake, callSettle: d.guesses.answerSettle}
 	if d.codes != nil {
-		calls[callCode] = d.answerCode
+		calls[callCode] = d.answerTyped(broker.ProofOTP, d.codes.Check)
+	}
+	if d.realm != nil {
+		calls[callPassword] = d.answerTyped(broker.ProofPassword, d.passwordForHost)
 	}
 	var err error
 	d.feed, err = feed.NewServer(feed.ServerConfig{

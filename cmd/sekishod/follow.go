@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -126,40 +125,58 @@ func (d *daemon) callUpstream(ctx context.Context, kind string, request, answer 
 	return d.upstream.Call(ctx, kind, request, answer)
 }
 
-// callCode asks whether a one-time code is right, and spends it.
+// callCode asks whether a one-time code is right, and spends it; callPassword
+// asks about the password of somebody whom the KDC asks for codes too.
 const (
 	callCode     = "code"
-	codeUpstream = 15 * time.Second
-	maxTyped     = 256
+	callPassword = "password"
+	typedWait    = 15 * time.Second
+	maxTyped     = 4096
 )
 
-// codeCall is a code that somebody has typed on a host.
-type codeCall struct {
+// typedCall is what somebody has typed on a host.
+type typedCall struct {
 	attemptCall
-	Code string `json:"code"`
+	Typed string `json:"typed"`
 }
 
-// codeAnswer is what came of it, without what is for the record alone.
-type codeAnswer struct {
+// typedAnswer is what came of it, without what is for the record alone.
+type typedAnswer struct {
 	Outcome broker.Outcome `json:"outcome"`
 	Reason  broker.Reason  `json:"reason"`
 }
 
-// proveUpstream is a broker.Prover that has the broker check a one-time code.
-func (d *daemon) proveUpstream(ctx context.Context, c broker.Claim, ask broker.Asker) broker.Proven {
-	typed, err := ask(ctx, broker.Prompt{Kind: broker.PromptSecret, Text: "One-time code: "})
+// proveCodeUpstream is a broker.Prover that has the broker check a one-time code.
+func (d *daemon) proveCodeUpstream(ctx context.Context, c broker.Claim, ask broker.Asker) broker.Proven {
+	return d.proveUpstream(ctx, c, ask, upstreamProof{callCode, broker.ProofOTP, broker.Prompt{Kind: broker.PromptSecret, Text: "One-time code: "}})
+}
+
+// provePasswordUpstream is one for a password that the KDC takes with a code only.
+func (d *daemon) provePasswordUpstream(ctx context.Context, c broker.Claim, ask broker.Asker) broker.Proven {
+	return d.proveUpstream(ctx, c, ask, upstreamProof{callPassword, broker.ProofPassword, broker.Prompt{Kind: broker.PromptPassword, Text: "Password: "}})
+}
+
+// upstreamProof is one that the broker checks.
+type upstreamProof struct {
+	call   string
+	proof  broker.Proof
+	prompt broker.Prompt
+}
+
+func (d *daemon) proveUpstream(ctx context.Context, c broker.Claim, ask broker.Asker, by upstreamProof) broker.Proven {
+	typed, err := ask(ctx, by.prompt)
 	if err != nil || len(typed) != 1 {
 		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonConversation}
 	}
 	if len(typed[0]) > maxTyped {
 		typed[0] = ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, codeUpstream)
+	ctx, cancel := context.WithTimeout(ctx, typedWait)
 	defer cancel()
-	var a codeAnswer
-	q := codeCall{attemptCall{User: c.User, From: c.From, Remote: c.From.IsValid(), Door: c.Door, Proof: broker.ProofOTP}, typed[0]}
-	if err := d.upstream.Call(ctx, callCode, q, &a); err != nil {
-		d.log.WithError(err).WithField("user", string(c.User)).Warn("a one-time code could not be checked")
+	var a typedAnswer
+	q := typedCall{attemptCall{User: c.User, From: c.From, Remote: c.From.IsValid(), Door: c.Door, Proof: by.proof}, typed[0]}
+	if err := d.upstream.Call(ctx, by.call, q, &a); err != nil {
+		d.log.WithError(err).WithField("user", string(c.User)).Warn("the broker could not check what was typed")
 		return broker.Proven{Outcome: broker.Unknown, Reason: broker.ReasonUnreachable}
 	}
 	if a.Outcome > broker.Allow || a.Outcome == broker.NeedProof {
@@ -168,39 +185,48 @@ func (d *daemon) proveUpstream(ctx context.Context, c broker.Claim, ask broker.A
 	return broker.Proven{Outcome: a.Outcome, Reason: a.Reason}
 }
 
-// answerCode is the feed.Handler of callCode. A host asks for its own users alone;
-// for any other, as much work is done for nobody's code.
-func (d *daemon) answerCode(ctx context.Context, host broker.HostName, request json.RawMessage) (any, error) {
-	var c codeCall
-	if err := json.Unmarshal(request, &c); err != nil || len(c.Code) > maxTyped {
-		return nil, errAttempt
+// passwordForHost is passwordInRealm for a host's own users; for others the work is
+// done for a user that there is not.
+func (d *daemon) passwordForHost(ctx context.Context, c broker.Claim, password string) broker.Proven {
+	if c.DN == "" {
+		c.User = "-"
 	}
-	claim := broker.Claim{User: c.User, Door: c.Door, From: c.From}
-	if v := d.sync.View(); v.Snapshot != nil && d.feed.Has(ctx, host, c.User) {
-		if u, ambiguous := v.User(c.User); u != nil && !ambiguous {
-			claim.DN = u.DN
+	return d.passwordInRealm(ctx, c, password)
+}
+
+// answerTyped is a feed.Handler that checks a proof. A host asks for its own users
+// alone; for any other, as much work is done for nobody's proof.
+func (d *daemon) answerTyped(proof broker.Proof, check func(context.Context, broker.Claim, string) broker.Proven) feed.Handler {
+	return func(ctx context.Context, host broker.HostName, request json.RawMessage) (any, error) {
+		var c typedCall
+		if err := json.Unmarshal(request, &c); err != nil || len(c.Typed) > maxTyped {
+			return nil, errAttempt
 		}
+		claim := broker.Claim{User: c.User, Door: c.Door}
+		if v := d.sync.View(); v.Snapshot != nil && d.feed.Has(ctx, host, c.User) {
+			if u, ambiguous := v.User(c.User); u != nil && !ambiguous {
+				claim.DN = u.DN
+			}
+		}
+		if c.From.IsValid() {
+			claim.From = c.From.Unmap().WithZone("")
+		}
+		a := c.attempt(host)
+		a.Door, a.Proof = "codes", proof // the host must not settle it
+		switch al := d.guesses.take(ctx, a); {
+		case al.Unknown:
+			return typedAnswer{broker.Unknown, broker.ReasonState}, nil
+		case !al.OK:
+			return typedAnswer{broker.Deny, broker.ReasonThrottled}, nil
+		}
+		p := check(ctx, claim, c.Typed)
+		o := p.Outcome
+		if o == broker.Allow { // whether he is let in by it, the host says
+			o = broker.NeedProof
+		}
+		d.guesses.settle(ctx, a, o)
+		return typedAnswer{p.Outcome, p.Reason}, nil
 	}
-	if claim.From.IsValid() {
-		claim.From = claim.From.Unmap().WithZone("")
-	} else {
-		claim.From = netip.Addr{}
-	}
-	a := c.attempt(host)
-	a.Door, a.Proof = "codes", broker.ProofOTP // the host must not settle it
-	switch al := d.guesses.take(ctx, a); {
-	case al.Unknown:
-		return codeAnswer{broker.Unknown, broker.ReasonState}, nil
-	case !al.OK:
-		return codeAnswer{broker.Deny, broker.ReasonThrottled}, nil
-	}
-	p := d.codes.Check(ctx, claim, c.Code)
-	o := p.Outcome
-	if o == broker.Allow { // whether he is let in by it, the host says
-		o = broker.NeedProof
-	}
-	d.guesses.settle(ctx, a, o)
-	return codeAnswer{p.Outcome, p.Reason}, nil
 }
 
 // syncReport is how what this host follows is doing.

@@ -134,8 +134,11 @@ func (d *daemon) proveByKDC(p *passwords) error {
 	// Of somebody whom the KDC asks for a code, the realm itself knows the password. A
 	// bind would not do: slapd wants the code too.
 	var beside broker.Prover
-	if d.realm != nil {
+	switch {
+	case d.realm != nil:
 		beside = d.provePasswordInRealm
+	case d.upstream != nil:
+		beside = d.provePasswordUpstream
 	}
 	p.provers[broker.ProofPassword], err = client.NewProver(client.ProverConfig{
 		Client: cl, Service: entries[at].Principal,

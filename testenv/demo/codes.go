@@ -101,8 +101,15 @@ func (s *scene) oneTimeCodes() {
 		}
 		return nil
 	})
+	s.step("her password and a code still open web1, where the broker is asked for both", func() (err error) {
+		if used, err = s.nextCode(used); err != nil {
+			return err
+		}
+		out, err := s.byCode(used, s.web)
+		return site.Said(err, out)
+	})
 	s.step("without codes again, for the rest of the story", func() error {
-		return errors.Join(s.Run("", "user", "set", "alice", "--kdc-otp", "off"), s.Run("", "otp", "rm", "alice"),
+		return errors.Join(s.Run("", "user", "set", "alice", "--kdc-otp", "off"), s.Run("", "otp", "rm", "alice", "--yes"),
 			s.Run("", "rule", "set", "operators", "--proof", ""),
 			s.Soon(5*time.Second, func() error { _, err := s.byPassword(fresh, s.web, "true"); return err }))
 	})
