@@ -23,6 +23,7 @@ func TestLimited(t *testing.T) {
 	}{
 		{own: "", want: "restrict,pty,user-rc"},
 		{own: "", permit: []string{"none"}, want: "restrict"},
+		{own: "", permit: []string{"pty", "sessions:2"}, want: "restrict,pty"}, // sshd has no word for it
 		{own: "", permit: []string{"pty", "port-forwarding", "agent-forwarding", "x11-forwarding", "user-rc"}, want: "restrict,pty,port-forwarding,agent-forwarding,X11-forwarding,user-rc"},
 
 		// The key's own flags narrow, and never widen.
