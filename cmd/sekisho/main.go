@@ -101,7 +101,7 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password to sign in with, - for standard input (default: ask)")
 	f.BoolVar(&a.json, "json", false, "print JSON, for programs")
 	root.AddCommand(a.userCommand(), a.groupCommand(), a.hostCommand(), a.serviceCommand(), a.ruleCommand(), a.keyCommand(), a.otpCommand(),
-		a.passwdCommand(), a.sessionsCommand(), a.killCommand(), a.revokeCommand(), a.loginCommand(), a.logoutCommand(), a.ticketsCommand(), a.whyCommand(), a.statusCommand(), a.lockoutsCommand(), a.syncCommand(), a.doctorCommand(), a.importCommand(), a.checkCommand(),
+		a.passwdCommand(), a.sessionsCommand(), a.killCommand(), a.revokeCommand(), a.loginCommand(), a.logoutCommand(), a.ticketsCommand(), a.whyCommand(), a.rehearseCommand(), a.statusCommand(), a.lockoutsCommand(), a.syncCommand(), a.doctorCommand(), a.importCommand(), a.checkCommand(),
 		a.auditCommand(),
 		completionCommand())
 	a.mark(root)
