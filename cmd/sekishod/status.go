@@ -91,7 +91,7 @@ func (d *daemon) passwdVerb() local.Verb {
 				return wire.Answer{Outcome: wire.Yes}
 			case errors.Is(err, realm.ErrWrongPassword), errors.Is(err, realm.ErrLocked), errors.Is(err, errThrottled):
 				e.WithError(err).Warn("password change refused")
-				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, there were too many wrong ones, or the account is locked"}
+				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked, or it was wrong too often: try again later"}
 			case errors.As(err, &refused):
 				return wire.Answer{Outcome: wire.No, Reason: "password-refused", Text: clip(refused.Error())}
 			}
