@@ -168,8 +168,10 @@ func (s *scene) spray() {
 		if failed != nil {
 			return fmt.Errorf("she does not get in: %w; the others heard %v", failed, answers)
 		}
-		if len(answers) != 1 {
-			return fmt.Errorf("the guesses were not all answered alike: %v", answers)
+		for word := range answers {
+			if !strings.HasPrefix(word, wire.No.String()) && !strings.HasPrefix(word, wire.Unknown.String()) {
+				return fmt.Errorf("a guess heard %q", word)
+			}
 		}
 		out, err := s.web.Command(s.Ctx, site.Sekisho, "audit", "grep", "--door", "pam", "--reason", "throttled", "--json").Output()
 		if err != nil {
