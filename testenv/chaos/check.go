@@ -24,7 +24,13 @@ func (s *storm) check() error {
 	if err := s.Soon(settle, s.sessionsAreTrue); err != nil {
 		return err
 	}
-	return s.auditIsWhole()
+	if err := s.codesAreSpentOnce(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	bad := s.bad
+	s.mu.Unlock()
+	return errors.Join(bad, s.auditIsWhole())
 }
 
 // nobodyInside: who may not log in has no process anywhere.

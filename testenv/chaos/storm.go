@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -28,11 +29,21 @@ type person struct {
 type storm struct {
 	*site.Site
 	people []*person
+	tokens []*token
 
 	mu     sync.Mutex
 	rand   *rand.Rand     // guarded by mu
 	lives  []*site.Live   // guarded by mu
 	counts map[string]int // guarded by mu; what was done in this round
+	bad    error          // guarded by mu; what must not happen and was seen during the storm
+}
+
+// wrong keeps an error for check, and returns nil.
+func (s *storm) wrong(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad = errors.Join(s.bad, err)
+	return nil
 }
 
 func (s *storm) pick(n int) int {
@@ -70,6 +81,14 @@ func (s *storm) rage(d time.Duration) {
 		all.Go(func() {
 			for time.Now().Before(end) && s.Ctx.Err() == nil {
 				s.comeOrGo()
+			}
+		})
+	}
+	for _, t := range s.tokens {
+		all.Go(func() {
+			for time.Now().Before(end) && s.Ctx.Err() == nil {
+				_ = s.spend(t) // what it says is counted
+				time.Sleep(time.Duration(s.pick(600)) * time.Millisecond)
 			}
 		})
 	}
@@ -143,7 +162,7 @@ func (s *storm) change() {
 // fault does one bad thing.
 func (s *storm) fault() error {
 	hosts := s.All()
-	switch n := s.pick(9); n {
+	switch n := s.pick(11); n {
 	case 0, 1, 2, 3:
 		h := hosts[s.pick(len(hosts))]
 		s.count("kills of sekishod")
@@ -164,6 +183,8 @@ func (s *storm) fault() error {
 		}
 		time.Sleep(time.Duration(500+s.pick(4000)) * time.Millisecond)
 		return h.Heal()
+	case 8, 9:
+		return s.full(hosts[s.pick(len(hosts))])
 	default:
 		s.count("clock steps")
 		return s.Broker.MoveClock(time.Duration(s.pick(1200)-600) * time.Second)
@@ -198,8 +219,11 @@ func (s *storm) calm() error {
 	for _, p := range s.people {
 		p.mu.Lock()
 		if p.unsure {
-			_ = s.Run("", "group", "set", "staff", "--add", p.name) // he may be in it
-			if err := s.Run("", "group", "set", "staff", "--remove", p.name); err != nil {
+			err := s.Soon(30*time.Second, func() error { // slapd may be on its way up
+				_ = s.Run("", "group", "set", "staff", "--add", p.name) // he may be in it
+				return s.Run("", "group", "set", "staff", "--remove", p.name)
+			})
+			if err != nil {
 				p.mu.Unlock()
 				return err
 			}
