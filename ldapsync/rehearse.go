@@ -48,9 +48,6 @@ type Rehearsed struct {
 	Entries int
 	// Faults are the touched entries with something that cannot be used afterwards.
 	Faults []Fault
-	// Notes are what may make the directory's answer another than what was
-	// rehearsed.
-	Notes []string
 }
 
 // Fault is an entry, or some of its values, that is not used.
@@ -99,7 +96,7 @@ func Rehearse(ctx context.Context, r Rehearsal) (*Rehearsed, error) {
 	quiet.SetOutput(io.Discard)
 	cfg.Log = logrus.NewEntry(quiet)
 	w := &rehearsal{Rehearsal: r, ctx: ctx, p: p, m: newMirror(&cfg, p), items: map[broker.DN]*item{}, gone: map[broker.DN]bool{}}
-	if w.types, err = readAttrTypes(ctx, r.Client, r.BaseDN); err != nil {
+	if w.types, w.classes, err = readSchema(ctx, r.Client, r.BaseDN); err != nil {
 		return nil, fmt.Errorf("reading the directory's schema: %w", err)
 	}
 	if w.base, err = NormalizeDN(r.BaseDN); err != nil {
@@ -122,7 +119,7 @@ func Rehearse(ctx context.Context, r Rehearsal) (*Rehearsed, error) {
 	if out.Faults, err = w.settle(); err != nil {
 		return nil, err
 	}
-	out.After, out.Notes = w.m.cur, w.notes
+	out.After = w.m.cur
 	return out, nil
 }
 
@@ -130,17 +127,17 @@ func Rehearse(ctx context.Context, r Rehearsal) (*Rehearsed, error) {
 // changes touch are held.
 type rehearsal struct {
 	Rehearsal
-	ctx   context.Context
-	p     *plan
-	m     *mirror
-	types attrTypes
-	base  broker.DN
+	ctx     context.Context
+	p       *plan
+	m       *mirror
+	types   attrTypes
+	classes classMust
+	base    broker.DN
 	// items are the touched entries, under their names of now; gone are names under
 	// which the directory has an entry that is there no longer.
 	items map[broker.DN]*item
 	gone  map[broker.DN]bool
 	dead  []*item // deleted ones that the directory has
-	notes []string
 }
 
 // item is one touched entry, with all of its attributes.
@@ -150,12 +147,6 @@ type item struct {
 	norm  broker.DN
 	attrs map[string][][]byte // by canonical description
 	fresh bool                // the directory does not have it
-}
-
-func (w *rehearsal) note(format string, a ...any) {
-	if n := fmt.Sprintf(format, a...); !slices.Contains(w.notes, n) && len(w.notes) < 100 {
-		w.notes = append(w.notes, n)
-	}
 }
 
 // readAll makes the first snapshot of everything that the broker would ask for.

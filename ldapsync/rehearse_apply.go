@@ -146,8 +146,10 @@ func (w *rehearsal) add(r ldif.Record, norm broker.DN) error {
 	if err := w.putRDN(it.attrs, r.DN); err != nil {
 		return err
 	}
+	if err := w.check(it.attrs); err != nil {
+		return err
+	}
 	w.items[norm] = it
-	w.check(it)
 	return nil
 }
 
@@ -241,8 +243,10 @@ func (w *rehearsal) modify(it *item, mods []ldif.Mod) error {
 	if err := w.hasRDN(attrs, it.dn); err != nil {
 		return err
 	}
+	if err := w.check(attrs); err != nil {
+		return err
+	}
 	it.attrs = attrs
-	w.check(it)
 	return nil
 }
 
@@ -289,14 +293,13 @@ func (w *rehearsal) putRDN(attrs map[string][][]byte, dn string) error {
 	return nil
 }
 
-// check notes what most directories refuse.
-func (w *rehearsal) check(it *item) {
-	for class, member := range map[string]string{"groupofnames": "member", "groupofuniquenames": "uniquemember"} {
-		is := slices.ContainsFunc(it.attrs["objectclass"], func(v []byte) bool { return strings.EqualFold(string(v), class) })
-		if is && len(it.attrs[member]) == 0 {
-			w.note("%s is left without a member: OpenLDAP refuses that", printable(it.dn, 200))
-		}
+// check says whether an entry has what its classes demand.
+func (w *rehearsal) check(attrs map[string][][]byte) error {
+	a, err := w.classes.missing(w.types, attrs)
+	if err == nil && a != "" {
+		err = fmt.Errorf("it would be left without %s, which its object classes demand", a)
 	}
+	return err
 }
 
 // children says whether an entry has others below it.
@@ -400,6 +403,9 @@ func (w *rehearsal) rename(it *item, r ldif.Record) error {
 		}
 	}
 	if err := w.putRDN(attrs, r.NewRDN); err != nil {
+		return err
+	}
+	if err := w.check(attrs); err != nil {
 		return err
 	}
 	moved, err := w.below(it)

@@ -27,42 +27,97 @@ var (
 	typeSup      = regexp.MustCompile(`\bSUP\s+([A-Za-z0-9.-]+)`)
 	typeEquality = regexp.MustCompile(`\bEQUALITY\s+([A-Za-z0-9.-]+)`)
 	typeSingle   = regexp.MustCompile(`\bSINGLE-VALUE\b`)
+	classSup     = regexp.MustCompile(`\bSUP\s+(?:([A-Za-z0-9.-]+)|\(([^)]*)\))`)
+	classMusts   = regexp.MustCompile(`\bMUST\s+(?:([A-Za-z0-9.-]+)|\(([^)]*)\))`)
 	typeQuoted   = regexp.MustCompile(`'[^']*'`)
 )
 
-// readAttrTypes reads the schema of the subtree that base is in.
-func readAttrTypes(ctx context.Context, c *Client, base string) (attrTypes, error) {
+// classMust is which attributes entries of an object class must have, by all names
+// of the class in lower case: those of the classes above it are not among them.
+type classMust map[string]*classRule
+
+type classRule struct{ above, must []string }
+
+// readSchema reads the schema of the subtree that base is in.
+func readSchema(ctx context.Context, c *Client, base string) (attrTypes, classMust, error) {
 	e, err := c.Get(ctx, base, "subschemaSubentry")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	where := e.GetAttributeValue("subschemaSubentry")
 	if where == "" {
-		return nil, fmt.Errorf("%s does not say where its schema is (subschemaSubentry)", base)
+		return nil, nil, fmt.Errorf("%s does not say where its schema is (subschemaSubentry)", base)
 	}
-	if e, err = c.Get(ctx, where, "attributeTypes"); err != nil {
-		return nil, err
+	if e, err = c.Get(ctx, where, "attributeTypes", "objectClasses"); err != nil {
+		return nil, nil, err
 	}
-	all := parseAttrTypes(e.GetEqualFoldAttributeValues("attributeTypes"))
-	if all["objectclass"] == nil {
-		return nil, fmt.Errorf("the schema at %s cannot be read", where)
+	types := parseAttrTypes(e.GetEqualFoldAttributeValues("attributeTypes"))
+	classes := parseClasses(e.GetEqualFoldAttributeValues("objectClasses"))
+	if types["objectclass"] == nil || classes["top"] == nil {
+		return nil, nil, fmt.Errorf("the schema at %s cannot be read", where)
 	}
-	return all, nil
+	return types, classes, nil
+}
+
+// definedNames are the names and the number of a schema definition.
+func definedNames(d string) []string {
+	oid, _, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(d), "(")), " ")
+	if m := typeNames.FindStringSubmatch(d); m != nil {
+		return append(strings.Fields(strings.ReplaceAll(m[1]+" "+m[2], "'", " ")), oid)
+	}
+	return []string{oid}
+}
+
+func parseClasses(defs []string) classMust {
+	all := classMust{}
+	list := func(re *regexp.Regexp, d string) []string {
+		m := re.FindStringSubmatch(d)
+		if m == nil {
+			return nil
+		}
+		return strings.Fields(strings.ToLower(strings.ReplaceAll(m[1]+" "+m[2], "$", " ")))
+	}
+	for _, d := range defs {
+		bare := typeQuoted.ReplaceAllString(d, "''")
+		c := &classRule{list(classSup, bare), list(classMusts, bare)}
+		for _, n := range definedNames(d) {
+			all[strings.ToLower(n)] = c
+		}
+	}
+	return all
+}
+
+// missing is an attribute that an entry must have and has not; empty for none.
+func (m classMust) missing(types attrTypes, attrs map[string][][]byte) (string, error) {
+	var todo []string
+	for _, v := range attrs["objectclass"] {
+		todo = append(todo, strings.ToLower(string(v)))
+	}
+	for seen := map[string]bool{}; len(todo) > 0; {
+		name := todo[0]
+		if todo = todo[1:]; seen[name] {
+			continue
+		}
+		seen[name] = true
+		c := m[name]
+		if c == nil {
+			return "", fmt.Errorf("the directory knows no object class %.60q", name)
+		}
+		todo = append(todo, c.above...)
+		for _, a := range c.must {
+			if n, _, err := types.canonical(a); err == nil && len(attrs[n]) == 0 {
+				return a, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 func parseAttrTypes(defs []string) attrTypes {
 	all := attrTypes{}
 	sup := map[*attrType]string{}
 	for _, d := range defs {
-		oid, _, _ := strings.Cut(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(d), "(")), " ")
-		names := []string{oid}
-		if m := typeNames.FindStringSubmatch(d); m != nil {
-			if m[1] != "" {
-				names = []string{m[1], oid}
-			} else if list := strings.Fields(strings.ReplaceAll(m[2], "'", " ")); len(list) > 0 {
-				names = append(list, oid)
-			}
-		}
+		names := definedNames(d)
 		t := &attrType{name: strings.ToLower(names[0])}
 		bare := typeQuoted.ReplaceAllString(d, "''") // a description may hold any word
 		if m := typeEquality.FindStringSubmatch(bare); m != nil {

@@ -109,7 +109,7 @@ func (a *app) rehearse(ctx context.Context, path string, o rehearseOptions) erro
 	if err != nil {
 		return err
 	}
-	out := rehearsed{Entries: entryChanges(r), Notes: r.Notes, Faults: []fault{}, SessionsEnd: []rehearsal.SessionEnd{}}
+	out := rehearsed{Entries: entryChanges(r), Faults: []fault{}, SessionsEnd: []rehearsal.SessionEnd{}}
 	for _, f := range r.Faults {
 		out.Faults = append(out.Faults, fault{f.DN, f.Why, f.Whole, f.Already})
 	}
