@@ -284,14 +284,13 @@ func crowd(t *testing.T, v *site, users, each int) (conns []net.Conn) {
 	return conns
 }
 
-// A full disk under the state directory: sekishod goes on, and says so.
+// A full disk under the snapshot: sekishod goes on, and says so.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	v := newOutside(t, "full", outsideConfig{prior: func(h *testenv.Host) error {
-		if out, err := h.Command(t.Context(), "mkdir", "-p", "/var/lib/sekisho").CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, out)
-		}
-		out, err := h.Command(t.Context(), "mount", "-t", "tmpfs", "-o", "size=96k,mode=0755,uid=0", "tmpfs", "/var/lib/sekisho").CombinedOutput()
+		// The snapshot's alone: while the audit record cannot be written, nobody gets in.
+		out, err := h.Command(t.Context(), "sh", "-c", "mkdir -p /var/lib/sekisho/snapshot && chown sekisho: /var/lib/sekisho && chmod 700 /var/lib/sekisho && "+
+			"mount -t tmpfs -o size=96k,mode=0700,uid=$(id -u sekisho) tmpfs /var/lib/sekisho/snapshot").CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("%w: %s", err, out)
 		}
