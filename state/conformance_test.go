@@ -40,10 +40,6 @@ func open(t testing.TB, c Config) Store {
 // conformance is what every Store must do, to three brokers that share it.
 func conformance(t *testing.T, brokers []Store) {
 	st := brokers[0]
-	t.Run("slowly", func(t *testing.T) { // these mostly wait
-		t.Run("ttl", func(t *testing.T) { t.Parallel(); lifetimes(t, st) })
-		t.Run("watch", func(t *testing.T) { t.Parallel(); watching(t, brokers) })
-	})
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T)
@@ -54,6 +50,8 @@ func conformance(t *testing.T, brokers []Store) {
 		{"compare and set", func(t *testing.T) { counting(t, brokers) }},
 		{"delete", func(t *testing.T) { deleting(t, st) }},
 		{"marks", func(t *testing.T) { marks(t, st) }},
+		{"ttl", func(t *testing.T) { lifetimes(t, st) }},
+		{"watch", func(t *testing.T) { watching(t, brokers) }},
 		{"full", func(t *testing.T) { filling(t, st) }},
 		{"contexts", func(t *testing.T) { contexts(t, st) }},
 		{"replay", func(t *testing.T) { replaying(t, brokers) }},

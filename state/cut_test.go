@@ -168,7 +168,7 @@ func cuts(t *testing.T, dir string, rnd *rand.Rand) map[string][]int {
 		case marked && strings.HasSuffix(path, ".blk"):
 			// A message begins with its length (filestore.go, writeMsgRecordLocked).
 			for i := 0; i+22 < len(b); i += int(binary.LittleEndian.Uint32(b[i:]) &^ (1 << 31)) {
-				if rnd.IntN(8) == 0 {
+				if rnd.IntN(12) == 0 {
 					at = append(at, i)
 				}
 			}
@@ -244,5 +244,36 @@ func TestGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestGoneForEver: what no time mends is not opened.
+func TestGoneForEver(t *testing.T) {
+	c := Config{Dir: filepath.Join(quickDir(t), "state"), Log: quiet()}
+	st := open(t, c)
+	if err := st.Create(t.Context(), BucketCodes, "a recovery code", nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, c).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(c.Dir, "jetstream/$G/streams/KV_codes")); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := Open(t.Context(), c); err == nil {
+		st.Close()
+		t.Error("a mark that never ends is lost, but the folder was opened")
+	} else if !strings.Contains(err.Error(), "1 marks of the bucket codes are lost") || !strings.Contains(err.Error(), "mend it: ") {
+		t.Error(err)
+	}
+	// The mend works.
+	if err := os.Rename(c.Dir, c.Dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, c).Create(t.Context(), BucketCodes, "another", nil, 0); err != nil {
+		t.Error(err)
 	}
 }

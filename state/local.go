@@ -25,7 +25,7 @@ type local struct {
 	dir    string
 	lock   *os.File
 	ledger *ledger
-	unsure bool         // the ledger told nothing, though there were marks
+	unsure bool         // the ledger told nothing, though there may have been marks
 	sick   chan *engine // one that must be started anew; room for one
 }
 
@@ -50,11 +50,15 @@ func openLocal(dir string) (*local, error) {
 		l.lock.Close()
 		return nil, errors.New("another process has it open: only one sekishod can use it; several share a cluster (state.servers)")
 	}
+	fresh := true // on the first start there is neither
+	for _, name := range []string{"ledger", "jetstream"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+			fresh = false
+		}
+	}
 	l.ledger, err = openLedger(filepath.Join(dir, "ledger"))
 	if errors.Is(err, errLedger) {
-		// On the first start there is neither.
-		_, serr := os.Lstat(filepath.Join(dir, "jetstream"))
-		if l.unsure, err = !errors.Is(serr, os.ErrNotExist), nil; !l.unsure {
+		if l.unsure, err = !fresh, nil; fresh {
 			err = l.ledger.replace(newSlots())
 		}
 	}
@@ -77,8 +81,30 @@ func (l *local) close() error {
 // take ten seconds.
 const startWait = time.Minute
 
+// dropIndexes removes what NATS keeps besides the messages to start faster. It
+// believes it without looking at the messages, whose checksums it verifies only when
+// it has no index; and a single bit that is wrong in one's number then makes it take
+// all memory of the machine.
+func dropIndexes(dir string) error {
+	for _, name := range []string{"index.db", "thw.db"} {
+		paths, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", name))
+		if err != nil {
+			return err
+		}
+		for _, p := range paths {
+			if err := os.Remove(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // start starts the server in this process. It listens nowhere.
 func (l *local) start(c *Config) (_ *engine, err error) {
+	if err := dropIndexes(l.dir); err != nil {
+		return nil, err
+	}
 	srv, err := server.NewServer(&server.Options{
 		ServerName: "sekisho", DontListen: true, NoSigs: true,
 		JetStream: true, StoreDir: l.dir, SyncAlways: true, DisableJetStreamBanner: true,
@@ -165,7 +191,7 @@ func (s *store) admit(ctx context.Context, e *engine) error {
 		}
 		n, until := s.local.ledger.missing(b.name, got, now)
 		switch {
-		case s.local.unsure && info.State.LastSeq > 0:
+		case s.local.unsure:
 			barred[b.name] = now.Add(shortLife * time.Second)
 		case n > 0 && until.Sub(now) > shortLife*time.Second || n > 0 && until.IsZero():
 			return fmt.Errorf("%d marks of the bucket %s are lost that are needed for longer than two hours", n, b.name)
