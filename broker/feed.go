@@ -62,6 +62,16 @@ func (s *Snapshot) SubjectUsers(subjects []Subject, f func(*User)) {
 	s.below(begin, f)
 }
 
+// GroupUsers calls f for every user in a group, directly or through other groups,
+// or by his primary one; a user may come more than once. It goes by the group's
+// entry, so that a name which two groups share does not hide it; nobody, when the
+// snapshot has none of that DN.
+func (s *Snapshot) GroupUsers(dn DN, f func(*User)) {
+	var begin []*group
+	s.groupsByDN.each(dn, func(g *group) bool { begin = append(begin, g); return true })
+	s.below(begin, f)
+}
+
 // below walks down from groups to the users in them.
 func (s *Snapshot) below(begin []*group, f func(*User)) {
 	every := func(u *User) bool { f(u); return true }

@@ -196,11 +196,11 @@ func (x *comparison) candidates() []broker.UserName {
 	}
 	ch := x.After.Changes(x.Before)
 	ch.TouchedUsers(func(n broker.UserName) bool { set[n] = struct{}{}; return true })
+	// By their entries: a name that two groups share is nobody's.
 	ch.TouchedGroups(func(g *broker.Group) bool {
-		r := &broker.Rule{Subjects: []broker.Subject{{Group: g.Name}}}
-		subjects(r)
-		if g.GID != 0 { // a name that two groups share is nobody's, but their number may be
-			for _, v := range x.views {
+		for _, v := range x.views {
+			v.GroupUsers(g.DN, add)
+			if g.GID != 0 {
 				v.Users(func(u *broker.User) bool {
 					if u.GID == g.GID {
 						add(u)
