@@ -40,8 +40,13 @@ func (s *storm) nobodyInside() error {
 			continue
 		}
 		for _, h := range s.Hosts {
-			if out, err := h.Command(s.Ctx, "pgrep", "-a", "-u", p.name).Output(); err == nil {
+			out, err := h.Command(s.Ctx, "pgrep", "-a", "-u", p.uid).Output()
+			switch site.ExitCode(err) {
+			case 1: // none
+			case 0:
 				return fmt.Errorf("%w: %s on %s: %s", errInside, p.name, h.Name, out)
+			default:
+				return fmt.Errorf("looking for processes of %s on %s: %w", p.name, h.Name, err)
 			}
 		}
 	}

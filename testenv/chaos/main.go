@@ -121,7 +121,7 @@ func newStorm(ctx context.Context, w *testenv.World) (*storm, error) {
 		}
 	}
 	for i := range people {
-		p := &person{name: fmt.Sprintf("user%d", i+1), in: true}
+		p := &person{name: fmt.Sprintf("user%d", i+1), uid: fmt.Sprint(20001 + i), in: true}
 		if p.key, err = testenv.NewKey(p.name + "@client"); err != nil {
 			return nil, err
 		}
@@ -129,7 +129,7 @@ func newStorm(ctx context.Context, w *testenv.World) (*storm, error) {
 		if err := s.Broker.WriteFile(file, p.key.Public, 0o600); err != nil {
 			return nil, err
 		}
-		if err := s.Run("", "user", "add", p.name, "--name", p.name, "--key", file, "--no-password"); err != nil {
+		if err := s.Run("", "user", "add", p.name, "--name", p.name, "--uid", p.uid, "--key", file, "--no-password"); err != nil {
 			return nil, err
 		}
 		s.people = append(s.people, p)

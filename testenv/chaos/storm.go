@@ -17,6 +17,7 @@ import (
 // person is a user whose rights come and go.
 type person struct {
 	name string
+	uid  string // which a host's pgrep knows when the host no longer knows the name
 	key  *testenv.Key
 
 	mu sync.Mutex // held while the directory is changed

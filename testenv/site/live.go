@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ type Live struct {
 	Done chan struct{} // closed at its end
 
 	cmd *testenv.Cmd
+	uid string // which outlives the name on a host that no longer knows the user
 
 	mu    sync.Mutex
 	out   bytes.Buffer // guarded by mu
@@ -64,9 +66,11 @@ func (l *Live) Leave() {
 // What runs in sessions that stay. A hangup ends the plain one; the stubborn one
 // it does not, and a child of it has left the terminal and the process group.
 const (
-	Plain    = "echo now-inside; sleep 600"
-	Stubborn = "trap '' HUP TERM; echo now-inside; (setsid sleep 600 &); sleep 600"
+	Plain    = "echo now-inside $(id -u).; sleep 600"
+	Stubborn = "trap '' HUP TERM; echo now-inside $(id -u).; (setsid sleep 600 &); sleep 600"
 )
+
+var inside = regexp.MustCompile(`now-inside (\d+)\.`)
 
 // Stay logs somebody in, on a terminal, with a stubborn program, and waits until
 // he is in.
@@ -74,7 +78,7 @@ func (s *Site) Stay(user string, key *testenv.Key, on *testenv.Host) (*Live, err
 	return s.StayWith(Stubborn, user, key, on)
 }
 
-// StayWith is Stay with another program.
+// StayWith is Stay with another program, which says that it is inside as those do.
 func (s *Site) StayWith(program, user string, key *testenv.Key, on *testenv.Host) (*Live, error) {
 	l := &Live{User: user, On: on, Done: make(chan struct{})}
 	l.cmd = s.Client.SSH(s.Ctx, testenv.SSHCall{To: on, User: user, Key: key, Options: []string{"RequestTTY=force"}, Command: program})
@@ -89,13 +93,16 @@ func (s *Site) StayWith(program, user string, key *testenv.Key, on *testenv.Host
 		l.mu.Unlock()
 		close(l.Done)
 	}()
-	for end := time.Now().Add(15 * time.Second); !strings.Contains(l.Text(), "now-inside"); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if said := inside.FindStringSubmatch(l.Text()); said != nil {
+			l.uid = said[1]
+			return l, nil
+		}
 		if over := !l.Ended().IsZero(); over || time.Now().After(end) {
 			l.Leave()
 			return nil, fmt.Errorf("%s did not get in to %s: %s", user, on.Name, strings.TrimSpace(l.Text()))
 		}
 	}
-	return l, nil
 }
 
 // Session is what is read of `sekisho sessions --json`.
@@ -142,9 +149,12 @@ func (s *Site) Out(since time.Time, lives ...*Live) (time.Duration, error) {
 		last = max(last, l.Ended().Sub(since))
 		for {
 			began := time.Since(since)
-			out, err := l.On.Command(s.Ctx, "pgrep", "-u", l.User, "-l").Output()
-			if err != nil {
+			out, err := l.On.Command(s.Ctx, "pgrep", "-u", l.uid, "-l").Output()
+			if ExitCode(err) == 1 { // none
 				break
+			}
+			if err != nil {
+				return 0, fmt.Errorf("looking for processes of %s: %w", l.User, err)
 			}
 			if last = max(last, began); time.Now().After(limit) {
 				return 0, fmt.Errorf("processes of %s are left on %s: %s", l.User, l.On.Name, out)
