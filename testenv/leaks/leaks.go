@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,21 @@ type Watch struct {
 
 	mu      sync.Mutex
 	secrets []string // guarded by mu
+	folders []folder // guarded by mu
+}
+
+// folder is one of each host, with parts of it that are left out.
+type folder struct {
+	dir    string
+	except []string
+}
+
+// Below has Search look at all files of a folder of each host too, except in some
+// folders below it, which are there to hold secrets.
+func (w *Watch) Below(dir string, except ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.folders = append(w.folders, folder{dir, except})
 }
 
 // Start begins to watch. Only inside the sandbox.
@@ -134,7 +150,10 @@ func (w *Watch) Search(worlds ...*testenv.World) error {
 			found = append(found, err)
 		}
 	}
-	logs := 0
+	w.mu.Lock()
+	folders := slices.Clone(w.folders)
+	w.mu.Unlock()
+	logs, below := 0, 0
 	search("/mnt", func(path string) bool { // where testenv keeps the daemons' output
 		ok := filepath.Base(filepath.Dir(path)) == "log"
 		if ok {
@@ -149,7 +168,17 @@ func (w *Watch) Search(worlds ...*testenv.World) error {
 					return !strings.Contains(path, "/run/slapd-") // testenv's own directories, with all that they hold
 				})
 			}
+			for _, f := range folders {
+				before := files
+				search(h.Path(f.dir)+"/", func(path string) bool {
+					return !slices.ContainsFunc(f.except, func(e string) bool { return strings.HasPrefix(path, h.Path(e)+"/") })
+				})
+				below += files - before
+			}
 		}
+	}
+	if len(folders) > 0 && below < 4 {
+		found = append(found, fmt.Errorf("the search read %d files of the hosts' folders: it cannot be right", below))
 	}
 	if logs < 4 || files < logs+4 {
 		found = append(found, fmt.Errorf("the search read %d files, %d of them logs: it cannot be right", files, logs))

@@ -1,0 +1,187 @@
+package leave
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sekisho/sekisho/testenv"
+	"github.com/sekisho/sekisho/testenv/site"
+)
+
+// TestCutOff comes first, and alone: it takes the broker away from all.
+func TestCutOff(t *testing.T) {
+	p := someone(t, "cutoff")
+	end := time.Now().Add(15 * time.Second).Truncate(time.Second)
+	p.rule(t, "--door", "keys", "--target", "host:db1", "--expires", end.UTC().Format(time.RFC3339))
+	a := p.stay(t, world.db)
+	need(t, world.Broker.Partition())
+	healed := false
+	defer func() {
+		if !healed {
+			world.Broker.Heal()
+		}
+	}()
+	b, err := world.Stay(p.name, p.key, world.db)
+	if err != nil {
+		t.Fatalf("a host that is cut off goes on by its snapshot, and %v", err)
+	}
+	defer b.Leave()
+	if !a.Ended().IsZero() || !b.Ended().IsZero() || time.Now().After(end) {
+		t.Fatalf("the sessions are over before the rule is, or this machine is too slow: %q %q", a.Text(), b.Text())
+	}
+	time.Sleep(time.Until(end))
+	took, err := world.Out(end, a, b)
+	need(t, err)
+	t.Logf("without the broker, the last process ended %v after the rule", took)
+	for _, l := range []*site.Live{a, b} {
+		if l.Ended().Before(end) {
+			t.Errorf("ended %v before the rule: %q", end.Sub(l.Ended()), l.Text())
+		}
+	}
+	need(t, world.Refused(p.name, p.key, world.db))
+	need(t, world.Broker.Heal())
+	healed = true
+	need(t, world.Soon(60*time.Second, func() error {
+		for _, h := range world.Hosts {
+			if st, err := world.Status(h); err != nil || st.Sync.State != "live" {
+				return fmt.Errorf("%s: %s, %w", h.Name, st.Sync.State, err)
+			}
+		}
+		return nil
+	}))
+}
+
+func TestOutOfNestedGroup(t *testing.T) {
+	t.Parallel()
+	gone, stays := someone(t, "goner"), someone(t, "stayer")
+	need(t, world.Run("", "group", "add", "inner", "--add", gone.name))
+	need(t, world.Run("", "group", "add", "middle", "--add-group", "inner"))
+	need(t, world.Run("", "group", "add", "outer", "--add-group", "middle", "--add", stays.name))
+	need(t, world.Run("", "rule", "add", "nested", "--subject", "group:outer", "--door", "keys", "--target", "host:*"))
+	var lives, others []*site.Live
+	for _, h := range []*testenv.Host{world.web, world.db, world.web, world.db} {
+		lives = append(lives, gone.stay(t, h))
+	}
+	for _, h := range world.Hosts {
+		others = append(others, stays.stay(t, h))
+	}
+	need(t, world.Known(world.Broker, gone.name, len(lives)))
+	need(t, world.Run("", "group", "set", "inner", "--remove", gone.name))
+	took, err := world.Out(time.Now(), lives...)
+	need(t, err)
+	t.Logf("the last process ended %v after the directory's answer", took)
+	// On a busy machine sshd does not send every one on in its 40 ms.
+	if !slices.ContainsFunc(lives, func(l *site.Live) bool { return l.Line() != "" }) {
+		t.Errorf("no line on any terminal says why: %q", lives[0].Text())
+	}
+	need(t, world.Known(world.Broker, gone.name, 0))
+	need(t, world.Known(world.Broker, stays.name, len(others)))
+	for _, l := range others {
+		if !l.Ended().IsZero() {
+			t.Errorf("the session of somebody else has ended too: %q", l.Text())
+		}
+	}
+	need(t, world.Refused(gone.name, gone.key, world.web))
+}
+
+const tooMany = "as many sessions open as you may"
+
+func TestSessionsOfARule(t *testing.T) {
+	t.Parallel()
+	p := someone(t, "limited")
+	p.rule(t, "--door", "keys", "--target", "host:web1", "--permit", "pty", "--permit", "sessions:2")
+	a := p.stay(t, world.web)
+	b, err := world.StayWith(site.Plain, p.name, p.key, world.web)
+	need(t, err)
+	t.Cleanup(b.Leave)
+	c, err := world.Stay(p.name, p.key, world.web)
+	if err == nil {
+		c.Leave()
+		t.Fatal("a third session is open, and two may be")
+	}
+	if !strings.Contains(err.Error(), tooMany) {
+		t.Errorf("the third hears: %v", err)
+	}
+	if !a.Ended().IsZero() || !b.Ended().IsZero() {
+		t.Error("one of the two that may be has ended")
+	}
+	b.Leave()
+	p.stay(t, world.web) // one has gone, one may come
+}
+
+func TestSessionsOfAUser(t *testing.T) {
+	t.Parallel()
+	p := someone(t, "sociable")
+	p.rule(t, "--door", "keys", "--target", "host:web1")
+	lives := []*site.Live{}
+	for range atOnce {
+		lives = append(lives, p.stay(t, world.web))
+	}
+	c, err := world.Stay(p.name, p.key, world.web)
+	if err == nil {
+		c.Leave()
+		t.Fatalf("there are %d sessions open of one user, and %d may be", atOnce+1, atOnce)
+	}
+	if !strings.Contains(err.Error(), tooMany) {
+		t.Errorf("one too many hears: %v", err)
+	}
+	for _, l := range lives {
+		if !l.Ended().IsZero() {
+			t.Errorf("a session that may be has ended: %q", l.Text())
+		}
+	}
+	need(t, world.Known(world.Broker, p.name, atOnce))
+}
+
+// TestSu: a session by su within one by ssh ends alone, or with it.
+func TestSu(t *testing.T) {
+	t.Parallel()
+	outer, inner := someone(t, "suer"), someone(t, "sued")
+	outer.rule(t, "--door", "keys", "--target", "host:web1")
+	may := []string{"--door", "pam", "--target", "host:web1"}
+	inner.rule(t, may...)
+	soon(t, func() error { return world.Login(outer.name, outer.key, world.web) })
+	within := func() *terminal {
+		d := outer.open(t, world.web, "su "+inner.name+" -c 'echo now-in''side; trap \"\" HUP TERM; sleep 600'; echo is-o''ver; trap '' HUP; sleep 600")
+		d.sees(t, "Password:")
+		d.types(t, inner.password)
+		d.sees(t, "now-inside")
+		need(t, world.Known(world.web, inner.name, 1))
+		return d
+	}
+
+	d := within()
+	need(t, world.Run("", "rule", "rm", inner.name))
+	soon(t, func() error { return inner.noProcess(world.web) })
+	d.sees(t, "is-over")
+	need(t, world.Known(world.web, inner.name, 0))
+	need(t, world.Known(world.web, outer.name, 1))
+	if outer.noProcess(world.web) == nil {
+		t.Errorf("the session around it has ended too: %q", d.text())
+	}
+	need(t, world.Run("", "kill", outer.name))
+	need(t, world.Known(world.web, outer.name, 0))
+
+	inner.rule(t, may...)
+	soon(t, func() error {
+		a, err := inner.try(inner.password, world.web, "")
+		if err == nil && a.Outcome.String() != "yes" {
+			err = fmt.Errorf("su would hear %s %s", a.Outcome, a.Reason)
+		}
+		return err
+	})
+	d = within()
+	need(t, world.Run("", "rule", "rm", outer.name))
+	soon(t, func() error {
+		return errors.Join(inner.noProcess(world.web), outer.noProcess(world.web))
+	})
+	need(t, world.Known(world.web, inner.name, 0))
+	need(t, world.Known(world.web, outer.name, 0))
+	if strings.Contains(d.text(), "is-over") {
+		t.Errorf("su ended before the session around it: %q", d.text())
+	}
+}
