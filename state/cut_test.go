@@ -231,9 +231,16 @@ func TestGone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 4 {
+		flips := 4
+		if *every {
+			flips = len(b)
+		}
+		for n := range flips {
 			clone(t, c.Dir, dir)
 			i := rand.IntN(len(b))
+			if *every {
+				i = n
+			}
 			bad := slices.Clone(b)
 			bad[i] ^= 1 << rand.IntN(8)
 			if err := os.WriteFile(filepath.Join(dir, path), bad, 0o600); err != nil {
@@ -244,6 +251,35 @@ func TestGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestHeaderLength: NATS would panic at that.
+func TestHeaderLength(t *testing.T) {
+	c := Config{Dir: filepath.Join(quickDir(t), "state"), Log: quiet()}
+	marks := fill(t, c, 3)
+	path := filepath.Join(c.Dir, "jetstream/$G/streams/KV_codes/msgs/1.blk")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []byte{1, 0x80} {
+		at := 22 + int(binary.LittleEndian.Uint16(b[20:])) + 2
+		old := b[at]
+		b[at] ^= bad
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if how := spendAgain(t, c, marks, "the length of a message's headers"); how != "refused" {
+			t.Errorf("a length that is wrong by %#x: %s", bad, how)
+		}
+		b[at] = old
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if how := spendAgain(t, c, marks, "mended"); how != "" {
+		t.Error("mended: " + how)
 	}
 }
 

@@ -81,28 +81,9 @@ func (l *local) close() error {
 // take ten seconds.
 const startWait = time.Minute
 
-// dropIndexes removes what NATS keeps besides the messages to start faster. It
-// believes it without looking at the messages, whose checksums it verifies only when
-// it has no index; and a single bit that is wrong in one's number then makes it take
-// all memory of the machine.
-func dropIndexes(dir string) error {
-	for _, name := range []string{"index.db", "thw.db"} {
-		paths, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs", name))
-		if err != nil {
-			return err
-		}
-		for _, p := range paths {
-			if err := os.Remove(p); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // start starts the server in this process. It listens nowhere.
 func (l *local) start(c *Config) (_ *engine, err error) {
-	if err := dropIndexes(l.dir); err != nil {
+	if err := ready(l.dir); err != nil {
 		return nil, err
 	}
 	srv, err := server.NewServer(&server.Options{
