@@ -43,7 +43,7 @@ const filler = "/filler"
 // full fills a machine's disks for a while. Where people log in, nobody gets in
 // then: the record of it cannot be written.
 func (s *storm) full(h *testenv.Host) (err error) {
-	s.count("full disks")
+	s.count("full disks of " + h.Name)
 	for _, dir := range s.disks(h) {
 		if err := h.Inside(func() error { return fill(dir + filler) }); err != nil {
 			return err
@@ -58,12 +58,11 @@ func (s *storm) full(h *testenv.Host) (err error) {
 		time.Sleep(time.Duration(500+s.pick(3000)) * time.Millisecond)
 		return nil
 	}
-	p := s.people[s.pick(len(s.people))]
-	p.mu.Lock() // nobody changes his right meanwhile
-	defer p.mu.Unlock()
-	if !p.in || p.unsure {
+	p := s.mayEnter()
+	if p == nil {
 		return nil
 	}
+	defer p.mu.Unlock()
 	// What is left of the last page takes some records.
 	for tries := 20; ; tries-- {
 		if err := s.Login(p.name, p.key, h); err != nil {
@@ -82,6 +81,21 @@ func (s *storm) full(h *testenv.Host) (err error) {
 		return s.wrong(fmt.Errorf("%s refuses %s with a full disk, but its log does not say for want of a record", h.Name, p.name))
 	}
 	s.count("refusals for want of a record")
+	return nil
+}
+
+// mayEnter is somebody who may log in, whose right nobody changes before his mu is
+// unlocked; nil: nobody may.
+func (s *storm) mayEnter() *person {
+	first := s.pick(len(s.people))
+	for i := range s.people {
+		p := s.people[(first+i)%len(s.people)]
+		p.mu.Lock()
+		if p.in && !p.unsure {
+			return p
+		}
+		p.mu.Unlock()
+	}
 	return nil
 }
 
