@@ -96,6 +96,7 @@ type Log struct {
 	syslog *syslog  // run's; nil: none
 	seal   sealing  // run's
 	old    expiry   // run's
+	pace   int      // how many wait for a write of late; run's
 	buf    []byte   // run's
 
 	mu       sync.Mutex
@@ -113,10 +114,13 @@ type Log struct {
 type batch struct {
 	body    []byte  // the records' fields, one after the other
 	entries []entry // where each begins
+	waiting int     // how many of them somebody waits for
 	taken   chan struct{}
 	done    chan struct{}
+	over    bool  // done is closed; guarded by Log.mu
 	err     error // set before done is closed
-	late    []int // entries nobody waits for any more; guarded by Log.mu
+	late    bool  // it was not on the disk in time: what it grants is void; guarded by Log.mu
+	timer   *time.Timer
 }
 
 // entry is one record that is to be.
@@ -125,8 +129,26 @@ type entry struct {
 	kind  Kind
 	start int
 	waits bool   // somebody waits for it
-	void  bool   // nobody does any more, and it was not begun
 	seq   uint64 // once it is written
+}
+
+// fields are those of an entry.
+func (b *batch) fields(i int) []byte {
+	if i+1 < len(b.entries) {
+		return b.body[b.entries[i].start:b.entries[i+1].start]
+	}
+	return b.body[b.entries[i].start:]
+}
+
+// end lets those go who wait. The lock is held.
+func (b *batch) end(err error) {
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	if !b.over {
+		b.over, b.err = true, err
+		close(b.done)
+	}
 }
 
 func newBatch() *batch { return &batch{taken: make(chan struct{}), done: make(chan struct{})} }
@@ -195,25 +217,10 @@ func (l *Log) Note(e Event) error {
 
 // enqueue copies a record's fields to the queue, and waits if that is wanted.
 func (l *Log) enqueue(kind Kind, body []byte, wait bool) error {
-	var timer *time.Timer
-	defer func() {
-		if timer != nil {
-			timer.Stop()
-		}
-	}()
 	l.mu.Lock()
-	for !wait && len(l.next.body) > slowBytes && l.err == nil && !l.closed && !l.stuck() {
-		b := l.next
+	if !wait && !l.slowDown() {
 		l.mu.Unlock()
-		if timer == nil {
-			timer = time.NewTimer(l.c.Wait)
-		}
-		select {
-		case <-b.taken:
-		case <-timer.C:
-			return l.lose(ErrSlow, wait)
-		}
-		l.mu.Lock()
+		return l.lose(ErrSlow, wait)
 	}
 	b := l.next
 	err := l.err
@@ -234,19 +241,42 @@ func (l *Log) enqueue(kind Kind, body []byte, wait bool) error {
 	}
 	b.entries = append(b.entries, entry{at: l.c.Now(), kind: kind, start: len(b.body), waits: wait})
 	b.body = append(b.body, body...)
-	i := len(b.entries) - 1
+	if wait {
+		if b.waiting++; b.timer == nil {
+			b.timer = time.AfterFunc(l.c.Wait, func() { l.expire(b) })
+		}
+	}
 	l.mu.Unlock()
 	l.rouse()
 	if !wait {
 		return err
 	}
-	timer = time.NewTimer(l.c.Wait)
-	select {
-	case <-b.done:
-		return b.err
-	case <-timer.C:
-		return l.withdraw(b, i)
+	<-b.done
+	return b.err
+}
+
+// slowDown has refusals wait while much is queued, so that a flood of them is as
+// fast as the disk and no faster. The lock is held, but not meanwhile.
+func (l *Log) slowDown() bool {
+	var timer *time.Timer
+	for len(l.next.body) > slowBytes && l.err == nil && !l.closed && !l.stuck() {
+		taken := l.next.taken
+		l.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(l.c.Wait)
+			defer timer.Stop()
+		}
+		late := false
+		select {
+		case <-taken:
+		case <-timer.C:
+			late = true
+		}
+		if l.mu.Lock(); late {
+			return false
+		}
 	}
+	return true
 }
 
 func (l *Log) rouse() {
@@ -277,23 +307,42 @@ func (l *Log) miss(err error, grant bool) {
 	l.missing.why = err.Error()
 }
 
-// withdraw takes a record back that nobody waits for any longer: it is left out,
-// or, when it may be on its way to the disk, another will say that it is void.
-func (l *Log) withdraw(b *batch, i int) error {
+// expire lets those go who have waited too long for a batch, with ErrSlow. Their
+// records are left out, or, when they may be on their way to the disk, others will
+// say that they are void.
+func (l *Log) expire(b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-b.done:
-		return b.err
+	switch {
+	case b.over:
+		return
+	case b == l.next:
+		l.next = newBatch()
+		l.keep(b, ErrSlow)
+		close(b.taken)
 	default:
+		b.late = true
 	}
-	if b == l.next {
-		b.entries[i].void = true
-		l.miss(ErrSlow, true)
-	} else {
-		b.late = append(b.late, i)
+	b.end(ErrSlow)
+}
+
+// keep puts the records of a batch that is given up, but those that somebody
+// waited for, to the end of the queue. The lock is held.
+func (l *Log) keep(b *batch, err error) {
+	to := l.next
+	for i, e := range b.entries {
+		body := b.fields(i)
+		switch {
+		case e.waits:
+			l.miss(err, true)
+		case len(to.body)+len(body) > mostBytes || len(to.entries) == mostRecords:
+			l.miss(err, false)
+		default:
+			e.start = len(to.body)
+			to.body = append(to.body, body...)
+			to.entries = append(to.entries, e)
+		}
 	}
-	return ErrSlow
 }
 
 // Status is how the Log is doing.

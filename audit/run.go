@@ -2,8 +2,7 @@ package audit
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -103,6 +102,7 @@ func (l *Log) run() {
 		default:
 		}
 		if l.work() {
+			l.gather()
 			if !l.commit() {
 				select {
 				case <-l.stop:
@@ -126,6 +126,30 @@ func (l *Log) work() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.next.entries) > 0 || len(l.voids) > 0 || !l.missing.none() || l.err != nil || l.seal.due() || len(l.disk.asides) > 0 || l.old.name != ""
+}
+
+// mostGather bounds how long a write waits for company.
+const mostGather = 2 * time.Millisecond
+
+// gather waits for those who will ask again, when several waited for the last
+// writes, as long as they keep coming: else each of them who is early would have a
+// write of his own, and a sync costs more than all else that a decision does.
+func (l *Log) gather() {
+	begun, seen := time.Now(), -1
+	for l.pace > 1 {
+		l.mu.Lock()
+		n := l.next.waiting
+		l.mu.Unlock()
+		if n >= l.pace || n == seen || time.Since(begun) > mostGather {
+			return
+		}
+		if seen < 0 {
+			runtime.Gosched() // they have just been woken
+		} else {
+			time.Sleep(50 * time.Microsecond)
+		}
+		seen = n
+	}
 }
 
 // idle is how long there is nothing to do.
@@ -156,9 +180,8 @@ func (l *Log) finish() {
 		l.closeErr = fmt.Errorf("closing the audit record: %w", l.err)
 	}
 	b := l.next
-	b.err = ErrClosed
+	b.end(ErrClosed)
 	close(b.taken)
-	close(b.done)
 	l.next = newBatch()
 	l.mu.Unlock()
 	l.disk.close()
@@ -225,14 +248,7 @@ func (l *Log) commit() bool {
 	newest := now
 	for i := range b.entries {
 		e := &b.entries[i]
-		if e.void {
-			continue
-		}
-		end := len(b.body)
-		if i+1 < len(b.entries) {
-			end = b.entries[i+1].start
-		}
-		out = d.line(out, &c, e.at, e.kind, b.body[e.start:end])
+		out = d.line(out, &c, e.at, e.kind, b.fields(i))
 		e.seq = c.seq
 		if e.at.After(newest) {
 			newest = e.at
@@ -249,6 +265,7 @@ func (l *Log) commit() bool {
 	if err := d.write(out, c); err != nil {
 		return l.fail(b, err)
 	}
+	l.pace = max(b.waiting, l.pace*7/8) // some are late
 	d.asides = d.asides[mends:]
 	if newest.After(d.newest) {
 		d.newest = newest
@@ -318,14 +335,16 @@ func (l *Log) succeed(b *batch, m missing, voids []uint64) {
 	l.missing.grants -= m.grants
 	l.missing.lost -= m.lost
 	l.voids = l.voids[len(voids):]
-	for _, i := range b.late {
-		l.voids = append(l.voids, b.entries[i].seq)
+	for _, e := range b.entries {
+		if b.late && e.waits {
+			l.voids = append(l.voids, e.seq)
+		}
 	}
 	l.status.Seq, l.status.File, l.status.Sealed = l.disk.seq, l.disk.name, l.disk.lastSeal
 	if l.syslog != nil {
 		l.status.SyslogLost = l.syslog.lost
 	}
-	close(b.done)
+	b.end(nil)
 	l.mu.Unlock()
 	if mended {
 		l.c.Log.Info("the audit record can be written again")
@@ -339,101 +358,16 @@ func (l *Log) fail(b *batch, err error) bool {
 	l.busy = time.Time{}
 	first := l.err == nil
 	l.err, l.missing.why = err, err.Error()
-	kept := newBatch()
-	for _, from := range []*batch{b, l.next} {
-		for i, e := range from.entries {
-			end := len(from.body)
-			if i+1 < len(from.entries) {
-				end = from.entries[i+1].start
-			}
-			body := from.body[e.start:end]
-			switch {
-			case e.void: // counted when it was withdrawn
-			case e.waits:
-				l.miss(err, true)
-			case len(kept.body)+len(body) > mostBytes || len(kept.entries) == mostRecords:
-				l.miss(err, false)
-			default:
-				e.start = len(kept.body)
-				kept.body = append(kept.body, body...)
-				kept.entries = append(kept.entries, e)
-			}
-		}
-		from.err = err
-		close(from.done)
-	}
-	close(l.next.taken)
-	l.next = kept
+	behind := l.next
+	l.next = newBatch()
+	l.keep(b, err)
+	l.keep(behind, err)
+	close(behind.taken)
+	b.end(err)
+	behind.end(err)
 	l.mu.Unlock()
 	if first {
 		l.c.Log.WithError(err).Error("the audit record cannot be written: nobody is let in until it can")
 	}
 	return false
-}
-
-// expiry deletes old files, few at a time: a clock that is years ahead for an
-// hour must not cost all of the record.
-type expiry struct {
-	keep    time.Duration
-	allowed int
-	since   time.Time // of the last hour counted
-
-	name string // the file to be deleted now; empty: none
-	last uint64 // the last record in it
-	sum  string // of its last line
-}
-
-// look picks the next file that is too old.
-func (x *expiry) look(l *Log) {
-	if x.keep == 0 || x.name != "" {
-		return
-	}
-	if time.Since(x.since) >= time.Hour {
-		x.since, x.allowed = time.Now(), x.allowed+1
-	}
-	if x.allowed == 0 {
-		return
-	}
-	x.allowed--
-	all, err := files(l.c.Dir)
-	if err != nil || len(all) < 2 || all[0].name == l.disk.name || !all[1].time.Before(l.c.Now().Add(-x.keep)) {
-		return
-	}
-	next, err := openFile(l.c.Dir, all[1].name)
-	if err != nil {
-		return
-	}
-	defer next.Close()
-	line, err := newHeadLines(next).next()
-	if err != nil {
-		return
-	}
-	h, err := parse(line)
-	if err != nil {
-		l.c.Log.WithField("file", all[1].name).Error("an old audit file is not deleted, because the one after it is damaged: look at sekisho audit verify")
-		return
-	}
-	x.name, x.last, x.sum = all[0].name, h.seq-1, string(h.prev)
-}
-
-func (x *expiry) fields() []byte {
-	w := writer{}
-	w.text("file", x.name)
-	w.text("sum", x.sum)
-	w.count("of", x.last)
-	return w.b
-}
-
-// remove deletes the file, now that the record says so.
-func (x *expiry) remove(l *Log) {
-	if x.name == "" {
-		return
-	}
-	e := l.c.Log.WithField("file", x.name).WithField("last", x.last)
-	if err := os.Remove(filepath.Join(l.c.Dir, x.name)); err != nil {
-		e.WithError(err).Error("an audit file that is too old cannot be deleted")
-	} else {
-		e.Info("an audit file that was too old is deleted")
-	}
-	x.name = ""
 }
