@@ -1,0 +1,120 @@
+package audit
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestFolder: what Open refuses.
+func TestFolder(t *testing.T) {
+	dir := folder(t)
+	l := open(t, dir, nil)
+	c := Config{Dir: dir, Host: "h", FileSize: 1 << 20, Log: quiet()}
+	if _, err := Open(c); err == nil || !strings.Contains(err.Error(), "another sekishod") {
+		t.Errorf("two writers: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func(){
+		"chmod 0700":      func() { os.Chmod(dir, 0o750) },
+		"chmod 0600":      func() { os.Chmod(filepath.Join(dir, keyName), 0o640) },
+		"is damaged":      func() { os.WriteFile(filepath.Join(dir, keyName), []byte("x"), 0o600) },
+		"is no directory": func() { os.RemoveAll(dir); os.WriteFile(dir, nil, 0o600) },
+	} {
+		func() {
+			dir = folder(t)
+			c.Dir = dir
+			l, err := Open(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+			do()
+			if _, err := Open(c); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}()
+	}
+	for what, path := range map[string]os.FileMode{keyName: 0o600, publicName: 0o600, headName: 0o600} {
+		dir := folder(t)
+		open(t, dir, nil)
+		if st, err := os.Stat(filepath.Join(dir, what)); err != nil || st.Mode().Perm() != path {
+			t.Errorf("%s: %v, %v", what, st, err)
+		}
+	}
+	if _, err := Open(Config{}); err == nil {
+		t.Error("an empty Config")
+	}
+	if err := Scan(context.Background(), t.TempDir()+"/none", Query{}, nil); err == nil {
+		t.Error("a folder that is not there")
+	}
+}
+
+// TestDelete: old files go, the record says so first, and the rest verifies.
+func TestDelete(t *testing.T) {
+	dir := folder(t)
+	var mu sync.Mutex
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	l := open(t, dir, func(c *Config) {
+		c.FileSize, c.Keep = 3000, 10*24*time.Hour
+		c.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	})
+	for range 40 {
+		mu.Lock()
+		now = now.Add(24 * time.Hour)
+		mu.Unlock()
+		write(t, l, 5, 1)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := good(t, dir)
+	if v.First.Seq == 1 || v.Deleted == 0 || v.Prev == "" {
+		t.Errorf("%+v", v)
+	}
+	all, _ := files(dir)
+	if age := now.Sub(all[0].time); age < 10*24*time.Hour || age > 16*24*time.Hour {
+		t.Errorf("the oldest file is %s old", age)
+	}
+	// More than the record says was deleted.
+	os.Remove(filepath.Join(dir, all[0].name))
+	if v := verify(t, VerifyConfig{Dir: dir}); v.Good() {
+		t.Error("a file that was removed by hand is not missed")
+	}
+}
+
+// TestClockAhead: an hour with a clock that is years ahead does not delete all.
+func TestClockAhead(t *testing.T) {
+	dir := folder(t)
+	l := open(t, dir, func(c *Config) { c.FileSize = 1000 })
+	write(t, l, 60, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := files(dir)
+	ahead := time.Now().AddDate(10, 0, 0)
+	l = open(t, dir, func(c *Config) {
+		c.Keep, c.Now = 24*time.Hour, func() time.Time { return ahead }
+	})
+	write(t, l, 50, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := files(dir)
+	if len(before) < 10 || len(after) < len(before)-3 {
+		t.Errorf("of %d files %d are left", len(before), len(after))
+	}
+	// And back again: names still sort.
+	l = open(t, dir, func(c *Config) { c.FileSize = 1000 })
+	write(t, l, 20, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good(t, dir)
+}
