@@ -213,6 +213,25 @@ func (b *Broker) tooMany(s *Session, w *verdict) bool {
 	return b.c.MaxSessions != 0 && all >= b.c.MaxSessions || limit != 0 && alike >= limit
 }
 
+// OverLimit reports whether a session's user has more than Config.MaxSessions, as
+// can be with one that was resumed.
+func (b *Broker) OverLimit(id SessionID) bool {
+	l := b.live
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.all[id]
+	if t == nil || t.Basis != BasisRules || !t.Ending.IsZero() || b.c.MaxSessions == 0 {
+		return false
+	}
+	n := 0
+	for _, o := range l.on.accounts[t.Request.User].sessions {
+		if o.Basis == BasisRules && o.Ending.IsZero() {
+			n++
+		}
+	}
+	return n > b.c.MaxSessions
+}
+
 // apply does what a verdict says; live.mu is held.
 func (b *Broker) apply(t *tracked, v View, w verdict, now time.Time) {
 	l := b.live

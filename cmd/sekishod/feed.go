@@ -84,6 +84,10 @@ func (d *daemon) openedThere(host broker.HostName, s broker.Session) {
 	s.Keeper, s.Place = keeperFeed, host
 	if err := d.broker.ResumeSession(s); err != nil {
 		d.log.WithError(err).WithField("host", string(host)).WithField("session", string(s.ID)).Warn("a host's session is not tracked here")
+		return
+	}
+	if d.broker.OverLimit(s.ID) { // over all hosts together
+		d.broker.EndSession(s.ID, broker.ReasonTooMany, "sessions.max_per_user")
 	}
 }
 

@@ -78,7 +78,7 @@ func TestLoginErrors(t *testing.T) {
 		{"alice", "\xff", client.LoginOptions{}, client.WrongPassword, 0},
 		{"alice", strings.Repeat("x", 4096), client.LoginOptions{}, client.WrongPassword, 24},
 		{"alice", "right", client.LoginOptions{Life: -1}, client.Refused, 0},
-		{"token", "right", client.LoginOptions{}, client.Refused, 25},
+		{"token", "right", client.LoginOptions{}, client.MoreThanPassword, 25},
 	} {
 		cred, err := c.Login(within(t, 10*time.Second), principal(t, x.user), x.password, x.o)
 		var e *client.Error
