@@ -16,7 +16,7 @@ const (
 	ptsMajor     = 136 // UNIX98_PTY_SLAVE_MAJOR; all of devpts has it
 	// forwardTime is what sshd has to send the last line on before it is told to
 	// end.
-	forwardTime = 40 * time.Millisecond
+	forwardTime = 100 * time.Millisecond
 )
 
 // printable is s in one line, without what a terminal would obey or not show, at
