@@ -121,7 +121,7 @@ func measureSpray(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	if err := errors.Join(s.Run(password+"\n", "user", "add", "alice", "--name", "Alice", "--password-stdin"),
-		s.Run("", "host", "add", "broker", "--alias", s.Broker.FQDN),
+		s.Run("", "host", "add", "broker", "--addr", s.Broker.Addr.String(), "--alias", s.Broker.FQDN),
 		s.Run("", "rule", "add", "alice", "--subject", "user:alice", "--door", "pam", "--target", "host:*")); err != nil {
 		return err
 	}
