@@ -188,6 +188,13 @@ func (v *verifier) one(ctx context.Context, f file, last bool) error {
 			if line, err = wholeLine(ctx, v.c.Dir, f.name, start); err != nil {
 				return err
 			}
+			// On from its end: the rest of it may be there by now.
+			if _, err := r.Seek(start+int64(len(line)), io.SeekStart); err != nil {
+				return fmt.Errorf("reading the audit record: %w", err)
+			}
+			n := l.n
+			l = newLines(r)
+			l.n, l.off = n, start+int64(len(line))
 		}
 		v.line++
 		if err := v.next(line); err != nil {
