@@ -104,7 +104,6 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 	if err := d.buildGuesses(); err != nil {
 		return nil, err
 	}
-	d.guesses.note = d.audit.Note
 	if d.upstream != nil {
 		d.guesses.call, d.guesses.codes = d.callUpstream, d.codesUpstream
 	}
