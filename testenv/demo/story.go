@@ -170,7 +170,8 @@ The world goes on running. Look around in it (sudo when you are not root):
 
     build/bin/demo enter client ssh alice@web1     log in as alice
     build/bin/demo enter client ssh bob@web1       be refused as bob
-    build/bin/demo enter web1 sekisho why bob keys web1
+    build/bin/demo enter broker sekisho why bob keys web1
+    build/bin/demo enter broker sekisho sessions
     build/bin/demo enter broker sekisho user ls
     build/bin/demo enter broker                    a shell; sekisho --help
 
