@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,12 +53,14 @@ func (s *scene) leaves(how string, bob *site.Live, do, undo func() error) {
 		if !bob.Ended().IsZero() {
 			return errors.New("bob's session has ended too")
 		}
-		for _, l := range fours {
-			if l.Line() == "" {
-				return fmt.Errorf("no line on the terminal says why: %q", l.Text())
-			}
+		line := ""
+		for _, l := range fours { // a busy machine's sshd may not come to send each of them on
+			line = cmp.Or(line, l.Line())
 		}
-		s.note("all four ended %d ms after the directory's answer; on the terminal: %s", took.Milliseconds(), fours[0].Line())
+		if line == "" {
+			return errors.New("no terminal says why")
+		}
+		s.note("all four ended %d ms after the directory's answer; on the terminal: %s", took.Milliseconds(), line)
 		return s.Known(s.Broker, "alice", 0)
 	})
 }
