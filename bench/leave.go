@@ -42,18 +42,16 @@ func measureLeave(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	key, err := testenv.NewKey("people@client")
-	if err != nil {
-		return err
-	}
-	if err := s.Broker.WriteFile("/root/people.pub", key.Public, 0o600); err != nil {
-		return err
-	}
 	people := pick(50, 2)
+	keys := make([]*testenv.Key, people)
 	group := []string{"group", "add", "staff"}
 	for i := range people {
 		name := fmt.Sprintf("user%d", i)
-		if err := s.Run("", "user", "add", name, "--name", name, "--key", "/root/people.pub", "--no-password"); err != nil {
+		if keys[i], err = testenv.NewKey(name); err != nil {
+			return err
+		}
+		if err := errors.Join(s.Broker.WriteFile("/root/key.pub", keys[i].Public, 0o600),
+			s.Run("", "user", "add", name, "--name", name, "--key", "/root/key.pub", "--no-password")); err != nil {
 			return err
 		}
 		group = append(group, "--add", name)
@@ -66,7 +64,7 @@ func measureLeave(ctx context.Context, b *bench) (err error) {
 		for n := range 4 {
 			var l *site.Live
 			if err := s.Soon(10*time.Second, func() (err error) {
-				l, err = s.Stay(fmt.Sprintf("user%d", i), key, s.Hosts[n%2])
+				l, err = s.Stay(fmt.Sprintf("user%d", i), keys[i], s.Hosts[n%2])
 				return err
 			}); err != nil {
 				return err
