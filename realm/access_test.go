@@ -46,7 +46,7 @@ func accessWorld(t *testing.T) (*realm.Realm, map[string]*ldap.Conn) {
 		t.Fatal(err)
 	}
 	// bob has failed and been locked.
-	for range 6 {
+	for range 51 {
 		ldapBind(t, r, "bob", "wrong")
 	}
 	as := func(dn, password string) *ldap.Conn {

@@ -109,8 +109,9 @@ func seed(l Layout, m krb.MasterKey, kdcSecret, passwdSecret string, now time.Ti
 
 	es = append(es, entry{"cn=default," + l.Policies(), []ldap.Attribute{
 		attr("objectClass", "device", "pwdPolicy"), attr("cn", "default"), attr("pwdAttribute", "userPassword"),
-		attr("description", "five failures lock an account for ten minutes"),
-		attr("pwdLockout", "TRUE"), attr("pwdMaxFailure", "5"), attr("pwdFailureCountInterval", "600"), attr("pwdLockoutDuration", "600"),
+		attr("description", "fifty failures in ten minutes lock an account for ten minutes"),
+		// More than the doors' own budgets let through: others could lock somebody out.
+		attr("pwdLockout", "TRUE"), attr("pwdMaxFailure", "50"), attr("pwdFailureCountInterval", "600"), attr("pwdLockoutDuration", "600"),
 		attr("pwdMinLength", "8"), attr("pwdCheckQuality", "1"), attr("pwdMustChange", "FALSE"), attr("pwdAllowUserChange", "FALSE"),
 	}}, entry{l.servicePolicy(), []ldap.Attribute{
 		attr("objectClass", "device", "pwdPolicy"), attr("cn", "services"), attr("pwdAttribute", "userPassword"),
