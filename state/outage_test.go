@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -423,8 +424,16 @@ func unfit(t *testing.T, c *cluster, st Store) {
 	} {
 		sc := st.(*store).c.bucketConfig(b)
 		change(&sc)
-		if _, err := e.js.CreateStream(ctx, sc); err != nil {
-			t.Fatal(what, err)
+		for {
+			_, err := e.js.CreateStream(ctx, sc)
+			if err == nil {
+				break
+			}
+			// The server that was killed before may not be seen by all yet.
+			if !strings.Contains(err.Error(), "no suitable peers") || ctx.Err() != nil {
+				t.Fatal(what, err)
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
 		fresh := open(t, c.config(0, 1, 2))
 		ctx1, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
