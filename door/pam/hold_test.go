@@ -121,6 +121,11 @@ func TestWhatCannotBeHeldIsRefused(t *testing.T) {
 	if len(w.s.Sessions()) != 0 || len(w.tracked()) != 0 {
 		t.Error("it is tracked")
 	}
+	h.set(nil)
+	if err := w.s.hold(t.Context(), nil, &Session{}, true); err == nil {
+		t.Error("a process that nobody sees is held")
+	}
+	h.set(errors.New("the reaper is gone"))
 	// Root's own way in does not hang on it.
 	if a := w.say("session user=root service=login op=open"); a.Outcome != wire.Yes {
 		t.Errorf("root: %s", show(a))

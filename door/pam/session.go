@@ -106,10 +106,16 @@ func (s *Server) open(ctx context.Context, p *peer, r wire.Request) wire.Answer 
 	return wire.Answer{Outcome: wire.Yes, Body: []string{"session " + string(id)}}
 }
 
+// errUnseen: what cannot be seen cannot be ended.
+var errUnseen = errors.New("the process that opens it cannot be seen: sekishod needs a /proc without hidepid, and sshd in its own pid namespace")
+
 // hold gives a session's processes to the Reaper, if there is one.
 func (s *Server) hold(ctx context.Context, p *peer, e *Session, fresh bool) error {
-	if s.c.Reaper == nil || e.PID == 0 {
+	switch {
+	case s.c.Reaper == nil:
 		return nil
+	case e.PID == 0:
+		return errUnseen
 	}
 	ctx, cancel := context.WithTimeout(ctx, adoptWait)
 	defer cancel()
@@ -202,6 +208,11 @@ func (s *Server) End(e broker.Ending) {
 	case s.c.Reaper == nil || !known.Held:
 		log.Error("a session must end, and its processes are not held: end it by hand")
 		return
+	}
+	select {
+	case <-s.stopped: // the next sekishod takes it up
+		return
+	default:
 	}
 	s.ends.Go(func() {
 		select {
