@@ -45,6 +45,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
+	c.Note = newNotes(c.Note, c.Now).note
 	s := &Server{c: c, tls: c.tlsConfig(), work: make(chan func(), 64), ran: make(chan struct{}), hosts: map[broker.EntryID]*hostState{},
 		confirms: map[*confirm]struct{}{}, owners: map[broker.SessionID]*hostState{}, addresses: map[netip.Addr]int{}, handshakes: make(chan struct{}, c.Handshakes)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
