@@ -125,6 +125,11 @@ func (r *Server) remember(s *session) error {
 // children that it has; s.mu is held. It is called again when somebody (logind)
 // has moved the process away.
 func (r *Server) place(s *session) error {
+	// A process may open several sessions at once. Each next one is nested in the
+	// one before, and none finds its folder empty.
+	mu := &r.placed[int(s.pid)%len(r.placed)]
+	mu.Lock()
+	defer mu.Unlock()
 	cur, err := r.cg.of(s.pid)
 	if err != nil {
 		return err

@@ -41,17 +41,19 @@ func (c *Config) validate() error {
 
 // Server is what sekisho-reaper does.
 type Server struct {
-	c     Config     // immutable after New
-	self  int32      // immutable
-	boot  string     // immutable
-	cg    *hierarchy // immutable; nil: there is none
-	conn  *net.UnixConn
-	note  *os.File       // inotify
-	wake  chan struct{}  // holds one when gone may have grown
-	loops sync.WaitGroup // and what they start
-	tasks sync.WaitGroup // requests under way
+	c      Config     // immutable after New
+	self   int32      // immutable
+	boot   string     // immutable
+	cg     *hierarchy // immutable; nil: there is none
+	conn   *net.UnixConn
+	note   *os.File       // inotify
+	wake   chan struct{}  // holds one when gone may have grown
+	nested chan struct{}  // holds one when sessions may have ended with the one around them
+	loops  sync.WaitGroup // and what they start
+	tasks  sync.WaitGroup // requests under way
 
-	send   sync.Mutex // of packets
+	send   sync.Mutex     // of packets
+	placed [64]sync.Mutex // by pid: one session of a process is placed at a time; is taken after a session's
 	people counted
 
 	mu      sync.Mutex          // guards all below; is taken after a session's
@@ -71,7 +73,7 @@ type session struct {
 
 	mu     sync.Mutex // guards all below; one adopts, ends or looks at a time
 	how    How
-	dir    string // its folder; "" for a tree
+	dir    string // its folder; "" for a tree. Is written with Server.mu held, too
 	tree   *tree  // nil for a folder
 	placed int    // how often it was put into a folder
 
@@ -82,6 +84,7 @@ type session struct {
 const (
 	maxTasks   = 256
 	sweepEvery = 2 * time.Second // of sessions that are not watched
+	sweepAll   = 10              // of these rounds, one is of all
 )
 
 // New makes a Server, and finds the sessions that one before it has adopted. It
@@ -90,7 +93,7 @@ func New(c Config) (*Server, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	r := &Server{c: c, self: int32(os.Getpid()), wake: make(chan struct{}, 1), all: map[string]*session{}, watched: map[int32]*session{}}
+	r := &Server{c: c, self: int32(os.Getpid()), wake: make(chan struct{}, 1), nested: make(chan struct{}, 1), all: map[string]*session{}, watched: map[int32]*session{}}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("reaper: %w", err)
@@ -242,7 +245,19 @@ func (r *Server) drop(s *session) {
 		delete(r.all, s.id)
 		r.detach(s)
 	}
+	inside := false
+	for _, other := range r.all {
+		inside = inside || s.dir != "" && strings.HasPrefix(other.dir, s.dir+"/")
+	}
 	r.mu.Unlock()
+	if inside {
+		defer func() {
+			select {
+			case r.nested <- struct{}{}:
+			default:
+			}
+		}()
+	}
 	var err error
 	if s.dir != "" {
 		err = removeFolder(s.dir)

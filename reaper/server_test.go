@@ -3,6 +3,7 @@ package reaper
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/rpc"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +90,30 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManyOfOneProcess: a program may open several sessions at once, and the end of
+// the first is the end of all.
+func TestManyOfOneProcess(t *testing.T) {
+	s := newSite(t, kinds[0])
+	l := s.log("alice", "echo ready; cat")
+	calls := make([]*rpc.Call, 12)
+	for i := range calls {
+		calls[i] = s.rpc.Go("Door.Adopt", Adoption{From: l.Opened.ID, ID: fmt.Sprintf("more%d", i)}, new(string), nil)
+	}
+	for _, c := range calls {
+		if <-c.Done; c.Error != nil || *c.Reply.(*string) != "" {
+			t.Fatalf("%+v: %q, %v", c.Args, *c.Reply.(*string), c.Error)
+		}
+	}
+	for _, x := range ask[[]Session](s, "Recover", Nothing{}) {
+		if !x.Alive {
+			t.Errorf("it has no process: %+v", x)
+		}
+	}
+	l.end("")
+	l.ends()
+	eventually(t, "the others do not end", func() bool { return len(ask[[]Session](s, "Recover", Nothing{})) == 0 })
 }
 
 // TestNonsense: it is refused, and nothing else happens.

@@ -142,21 +142,27 @@ func (r *Server) again(s *session, p process) error {
 	return r.remember(s)
 }
 
-// sweep looks at the sessions of which the kernel says nothing, until ctx ends.
+// sweep looks at the sessions of which the kernel says nothing, until ctx ends; and
+// at all of them now and then, and when a folder has gone in which others may have
+// been: the kernel's last word on a folder comes up to 10 ms late, and never when the
+// folder was removed in them (by us, or by systemd with a scope).
 func (r *Server) sweep(ctx context.Context) {
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
-	for {
+	for n := 1; ; n++ {
+		all := n%sweepAll == 0
 		select {
 		case <-ctx.Done():
 			return
+		case <-r.nested:
+			all = true
 		case <-t.C:
 		}
 		r.mu.Lock()
 		var some []*session
-		if r.swept > 0 {
+		if all || r.swept > 0 {
 			for _, s := range r.all {
-				if s.watch < 0 {
+				if all || s.watch < 0 {
 					some = append(some, s)
 				}
 			}
