@@ -390,7 +390,7 @@ func TestServicesCannotBeLockedOut(t *testing.T) {
 	}
 	bind := func(dn, password string) error { return dial(t, r, r.Info().LDAPS[0]).Bind(dn, password) }
 	for _, dn := range []string{lay.ServiceDN("kdc"), lay.ServiceDN("passwd"), lay.ServiceDN("web1"), lay.ServiceDN("sekishod"), lay.UserDN("alice")} {
-		for range 7 {
+		for range realm.MaxFailures + 2 {
 			if err := bind(dn, "wrong"); !ldap.IsErrorWithCode(err, ldap.LDAPResultInvalidCredentials) {
 				t.Fatalf("%s: %v", dn, err)
 			}

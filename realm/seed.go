@@ -21,6 +21,11 @@ const (
 	argonThreads = 1
 )
 
+// maxFailures is how many wrong passwords within ten minutes lock a person's account
+// for ten: more than the doors' own budgets let through, or others could lock
+// somebody out.
+const maxFailures = 50
+
 // hashPassword gives the form of slapd's argon2 module.
 func hashPassword(password string) string {
 	salt := make([]byte, 16)
@@ -110,8 +115,7 @@ func seed(l Layout, m krb.MasterKey, kdcSecret, passwdSecret string, now time.Ti
 	es = append(es, entry{"cn=default," + l.Policies(), []ldap.Attribute{
 		attr("objectClass", "device", "pwdPolicy"), attr("cn", "default"), attr("pwdAttribute", "userPassword"),
 		attr("description", "fifty failures in ten minutes lock an account for ten minutes"),
-		// More than the doors' own budgets let through: others could lock somebody out.
-		attr("pwdLockout", "TRUE"), attr("pwdMaxFailure", "50"), attr("pwdFailureCountInterval", "600"), attr("pwdLockoutDuration", "600"),
+		attr("pwdLockout", "TRUE"), attr("pwdMaxFailure", strconv.Itoa(maxFailures)), attr("pwdFailureCountInterval", "600"), attr("pwdLockoutDuration", "600"),
 		attr("pwdMinLength", "8"), attr("pwdCheckQuality", "1"), attr("pwdMustChange", "FALSE"), attr("pwdAllowUserChange", "FALSE"),
 	}}, entry{l.servicePolicy(), []ldap.Attribute{
 		attr("objectClass", "device", "pwdPolicy"), attr("cn", "services"), attr("pwdAttribute", "userPassword"),
