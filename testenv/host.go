@@ -129,8 +129,11 @@ func (h *Host) boot() error {
 		return err
 	}
 	link := h.link()
+	// Whoever has an address has its MAC, so that no neighbour looks for the host
+	// that had it before.
+	mac := append(net.HardwareAddr{2, 0}, h.Addr.AsSlice()...)
 	if err := ip([]string{
-		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", link, h.Pid),
+		fmt.Sprintf("link add %s type veth peer name eth0 address %s netns %d", link, mac, h.Pid),
 		"link set " + link + " master " + bridge + " up",
 	}); err != nil {
 		return err
