@@ -39,10 +39,12 @@ func (c *Client) follow(ctx context.Context, address string) (lived bool, err er
 		return false, err
 	}
 	defer l.close(nil)
-	asOf := began.Add(-time.Duration(min(w.AgeMS, 1<<40)) * time.Millisecond)
-	if p := c.pub.Load(); p != nil && asOf.Before(p.asOf) {
+	// The age was taken between the hello and the welcome, and rounded up.
+	age := time.Duration(min(w.AgeMS, 1<<40)) * time.Millisecond
+	asOf, latest := began.Add(-age), c.c.Now().Add(time.Millisecond-age)
+	if p := c.pub.Load(); p != nil && latest.Before(p.asOf) {
 		return false, fmt.Errorf("its view is of %s, and this host has seen that of %s: it is not followed until it has caught up",
-			asOf.UTC().Format(time.RFC3339Nano), p.asOf.UTC().Format(time.RFC3339Nano))
+			latest.UTC().Format(time.RFC3339Nano), p.asOf.UTC().Format(time.RFC3339Nano))
 	}
 	if w.Host != c.c.Host {
 		c.warnOnce(fmt.Sprintf("the broker calls this host %s, and the configuration %s: rules go by the broker's", w.Host, c.c.Host))

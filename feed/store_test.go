@@ -281,6 +281,30 @@ func TestAge(t *testing.T) {
 	}
 }
 
+// TestSameView: a broker whose directory cannot be reached is followed again, for its
+// view is the one that this host has seen.
+func TestSameView(t *testing.T) {
+	x := newSite(t, small(t), nil)
+	h := x.host("host0.example.org", x.join("host0.example.org"), nil)
+	until(t, "followed", func() bool { return h.Status().State == Live })
+	x.src.mu.Lock()
+	x.src.live = false
+	x.src.view.AsOf = time.Now()
+	x.src.mu.Unlock()
+	seen := h.View().AsOf
+	until(t, "proofs", func() bool { return h.View().AsOf.After(seen) })
+	for range 5 {
+		x.stop()
+		x.start(x.addr)
+		until(t, "followed again", func() bool {
+			if e := h.Status().LastError; strings.Contains(e, "has seen that of") {
+				t.Fatal(e)
+			}
+			return h.Status().State == Live && len(x.server.Hosts()) == 1
+		})
+	}
+}
+
 // TestNotReady: a broker without a snapshot sends hosts away for now.
 func TestNotReady(t *testing.T) {
 	x := newSite(t, small(t), nil)
