@@ -143,6 +143,9 @@ func (r *Server) place(s *session) error {
 		parent, how, dir = r.cg.top, InFolder, filepath.Join(r.cg.top, filepath.Base(dir))
 		err = os.Mkdir(dir, 0o755)
 	}
+	if errors.Is(err, os.ErrNotExist) && r.cg.prepare() == nil { // somebody has tidied up
+		err = os.Mkdir(dir, 0o755)
+	}
 	if err != nil {
 		return err
 	}

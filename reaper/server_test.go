@@ -92,6 +92,17 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestTidiedUp: somebody removes our folder while it is empty.
+func TestTidiedUp(t *testing.T) {
+	s := newSite(t, kinds[0])
+	s.sh("rmdir /sys/fs/cgroup/sekisho")
+	l := s.log("alice", "echo ready; cat")
+	if l.Opened.How != InFolder {
+		t.Errorf("it is a %s", l.Opened.How)
+	}
+	l.end("")
+}
+
 // TestManyOfOneProcess: a program may open several sessions at once, and the end of
 // the first is the end of all.
 func TestManyOfOneProcess(t *testing.T) {
