@@ -62,8 +62,9 @@ func newCgroup() (string, error) {
 		return "", err
 	}
 	for _, dir := range old {
-		if st, err := os.Stat(dir); err == nil && time.Since(st.ModTime()) > cgroupStale {
-			removeCgroup(dir) // it fails where one runs
+		// What is empty in one that runs is somebody's, too.
+		if st, err := os.Stat(dir); err == nil && time.Since(st.ModTime()) > cgroupStale && !hasProcesses(dir) {
+			removeCgroup(dir)
 		}
 	}
 	dir, err := os.MkdirTemp(mount, fmt.Sprintf("%s%d-", cgroupPrefix, os.Getpid()))
