@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -108,4 +109,21 @@ func (s *storm) auditIsWhole() error {
 		}
 	}
 	return nil
+}
+
+// show prints what each machine says when a check has failed.
+func (s *storm) show() {
+	for _, p := range s.people {
+		fmt.Fprintf(os.Stderr, "%s may log in: %v\n", p.name, p.in)
+	}
+	for _, h := range s.All() {
+		for _, args := range [][]string{{site.Sekisho, "status"}, {site.Sekisho, "sessions", "--json"}, {site.Sekisho, "audit", "tail", "-n", "150", "--json"},
+			{site.Sekisho, "group", "show", "staff"}, {"ps", "-eo", "pid,ppid,user:12,stat,lstart,cgroup:60,args"}} {
+			if args[1] == "group" && h != s.Broker {
+				continue
+			}
+			out, _ := h.Command(s.Ctx, args[0], args[1:]...).CombinedOutput()
+			fmt.Fprintf(os.Stderr, "%s: %s:\n%s\n", h.Name, strings.Join(args, " "), out)
+		}
+	}
 }

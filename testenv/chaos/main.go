@@ -81,9 +81,11 @@ func run(ctx context.Context) (err error) {
 		began := time.Now()
 		s.rage(*round)
 		if err := s.calm(); err != nil {
+			s.show()
 			return fmt.Errorf("round %d: after the storm: %w", n, err)
 		}
 		if err := s.check(); err != nil {
+			s.show()
 			return fmt.Errorf("round %d: %w", n, err)
 		}
 		fmt.Printf("round %d: %s, in %v\n", n, s.tally(), time.Since(began).Round(time.Second))
