@@ -360,6 +360,8 @@ func (h *Host) up() bool { return h.ns != nil && alive(h.ns.pidfd) }
 
 // Close powers the host off: everything on it is killed at once, its files are
 // gone. It may be called twice.
+//
+// A data race in a daemon is an error.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -386,6 +388,9 @@ func (h *Host) Close() error {
 	}
 	for _, d := range h.daemons {
 		<-d.done // the kernel has killed them all
+		if log := d.Log(); strings.Contains(log, dataRace) {
+			errs = append(errs, fmt.Errorf("%s on %s: %s", d.Name, h.Name, tail(log[strings.Index(log, dataRace):], 8000)))
+		}
 	}
 	if h.ns != nil {
 		// The card goes with the namespace, but later; its name may be needed now.
@@ -403,3 +408,6 @@ func (h *Host) Close() error {
 	errs = append(errs, os.RemoveAll(h.dir), freeAddr(h.num))
 	return errors.Join(errs...)
 }
+
+// dataRace is what the race detector says (see Program).
+const dataRace = "WARNING: DATA RACE"

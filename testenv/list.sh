@@ -11,9 +11,11 @@ gofiles() { find . -name '*.go' -not -path './build/*' -not -path './.git/*' | s
 case ${1-} in
 go) gofiles ;;
 race)
-	# testenv/outside builds and starts binaries of its own: nothing shared to race for.
+	# The programs that a test starts are built with -race, too (testenv/programs.go).
+	# Not these: testenv/outside builds its own; in testenv/signon are crowds of 2,000,
+	# for which such a program is too slow, and testenv/endtoend and leave have its doors.
 	gofiles | xargs grep -lE '^[[:space:]]*go (func|[a-zA-Z_.]+\()|"sync"|"sync/atomic"' | xargs -n1 dirname | sort -u |
-		grep -v '^./testenv/outside$' |
+		grep -vE '^./testenv/(outside|signon)$' |
 		while read -r dir; do
 			for f in "$dir"/*_test.go; do
 				[ ! -e "$f" ] || { echo "$dir"; break; }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -28,6 +30,16 @@ const pamModule = "pam_sekisho.so"
 
 // Of the programs, those that are no static ones: they link C.
 var linksC = map[string]bool{"sekisho-pam": true}
+
+// Of the programs, those that are run under the race detector when the tests are: it
+// needs C, with which sekisho-reaper could not give up its rights for all threads.
+var concurrent = map[string]bool{"sekishod": true}
+
+// raceDetector tells whether this program was built with -race.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
 
 // Program is the path of a program of cmd/ ("sekishod", "sekisho",
 // "sekisho-keys", "sekisho-pam", "sekisho-reaper") or of "pam_sekisho.so" inside the sandbox, or
@@ -64,7 +76,7 @@ func buildPrograms(root string) (built, failed map[string]string) {
 		return built, failed
 	}
 	defer unlock()
-	var names, withC []string
+	var names, withC, watched []string
 	for name := range programPaths {
 		if name == pamModule {
 			continue
@@ -73,27 +85,32 @@ func buildPrograms(root string) (built, failed map[string]string) {
 			failed[name] = err.Error()
 			continue
 		}
-		if linksC[name] {
+		if concurrent[name] && raceDetector() {
+			watched = append(watched, name)
+		} else if linksC[name] {
 			withC = append(withC, name)
 		} else {
 			names = append(names, name)
 		}
 	}
-	for cgo, names := range map[string][]string{"0": names, "1": withC} {
-		if len(names) == 0 || goBuild(root, bin, cgo, names) == "" {
-			continue
+	build := func(names []string, cgo, bin string, flags ...string) {
+		if len(names) == 0 {
+			return
 		}
+		whole := goBuild(root, bin, cgo, names, flags...)
 		for _, name := range names {
-			if out := goBuild(root, bin, cgo, []string{name}); out != "" {
-				failed[name] = out
+			if whole != "" {
+				failed[name] = goBuild(root, bin, cgo, []string{name}, flags...)
+			}
+			if failed[name] == "" {
+				delete(failed, name)
+				built[name] = filepath.Join(bin, name)
 			}
 		}
 	}
-	for _, name := range append(names, withC...) {
-		if failed[name] == "" {
-			built[name] = filepath.Join(bin, name)
-		}
-	}
+	build(names, "0", bin)
+	build(withC, "1", bin)
+	build(watched, "1", filepath.Join(bin, "race"), "-race")
 	if out := makeModule(root); out == "" {
 		built[pamModule] = filepath.Join(root, "build", "lib", pamModule)
 	} else {
@@ -113,8 +130,8 @@ func makeModule(root string) string {
 }
 
 // goBuild returns what went wrong, or "". cgo is CGO_ENABLED.
-func goBuild(root, bin, cgo string, names []string) string {
-	args := []string{"build", "-trimpath", "-o", bin + "/"}
+func goBuild(root, bin, cgo string, names []string, flags ...string) string {
+	args := append([]string{"build", "-trimpath", "-o", bin + "/"}, flags...)
 	for _, n := range names {
 		args = append(args, "./cmd/"+n)
 	}
