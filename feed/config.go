@@ -129,9 +129,6 @@ type ClientConfig struct {
 	// Judges says that Judged will be called for each generation, and a change
 	// counts as confirmed only then. Without it, one that is applied is.
 	Judges bool
-	// Told are the handlers of what the broker tells about a user, by kind. They
-	// must be quick.
-	Told map[string]func(user broker.UserName, value json.RawMessage)
 
 	// Now is the clock.
 	Now func() time.Time

@@ -68,7 +68,7 @@ func TestFollow(t *testing.T) {
 	x.confirmed(x.src.View().Generation())
 }
 
-func TestCallsAndTells(t *testing.T) {
+func TestCalls(t *testing.T) {
 	type question struct{ A, B int }
 	x := newSite(t, small(t), func(c *ServerConfig) {
 		c.Calls = map[string]Handler{
@@ -91,10 +91,7 @@ func TestCallsAndTells(t *testing.T) {
 			},
 		}
 	})
-	told := make(chan string, 10)
-	h := x.host("host0.example.org", x.join("host0.example.org"), func(c *ClientConfig) {
-		c.Told = map[string]func(broker.UserName, json.RawMessage){"enrolled": func(u broker.UserName, b json.RawMessage) { told <- string(u) + string(b) }}
-	})
+	h := x.host("host0.example.org", x.join("host0.example.org"), nil)
 	ctx := t.Context()
 	x.confirmed(x.src.View().Generation())
 	until(t, "followed", func() bool { return h.Status().State == Live })
@@ -113,16 +110,6 @@ func TestCallsAndTells(t *testing.T) {
 	defer cancel()
 	if err := h.Call(brief, "slow", nil, nil); !errors.Is(err, ErrUnavailable) && !errors.As(err, &said) {
 		t.Errorf("%v", err)
-	}
-	// Not this host's user, then one of it.
-	if err := x.server.Tell("user2", "enrolled", 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := x.server.Tell("user0", "enrolled", 2); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-told; got != "user02" {
-		t.Errorf("told %s", got)
 	}
 	x.stop()
 	if err := h.Call(ctx, "add", question{1, 2}, &n); !errors.Is(err, ErrUnavailable) {

@@ -129,10 +129,6 @@ func (u *uplink) run(address string) (lived bool, err error) {
 			u.end(m)
 		case *answer:
 			err = u.answered(m)
-		case *tell:
-			if f := c.c.Told[m.Kind]; f != nil {
-				f(m.User, append([]byte(nil), m.Body...))
-			}
 		case *bye:
 			return lived, errors.New("it hangs up: " + m.Text)
 		default:

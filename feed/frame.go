@@ -34,7 +34,6 @@ const (
 	kindPong    kind = 'P' // pong
 	kindEnd     kind = 'E' // end
 	kindAnswer  kind = 'A' // answer
-	kindTell    kind = 'T' // tell
 	kindBye     kind = 'B' // bye
 )
 
@@ -145,8 +144,6 @@ func parseServerFrame(k kind, body []byte) (any, error) {
 		v = new(end)
 	case kindAnswer:
 		v = new(answer)
-	case kindTell:
-		v = new(tell)
 	case kindBye:
 		v = new(bye)
 	default:

@@ -19,7 +19,7 @@ func seeds(f *testing.F) {
 		newFrame(kindSessions, sessionList{true, true, []broker.Session{testSession(1, "host0")}}),
 		newFrame(kindEvent, sessionEvent{broker.SessionOpened, testSession(1, "host0"), ""}),
 		newFrame(kindCall, call{1, "take", 100, json.RawMessage(`{"a":1}`)}), newFrame(kindAnswer, answer{ID: 1, Body: json.RawMessage(`1`)}),
-		newFrame(kindTell, tell{"user0", "x", json.RawMessage(`1`)}), newFrame(kindEnd, end{testSession(1, "").ID, "killed", "x"}),
+		newFrame(kindEnd, end{testSession(1, "").ID, "killed", "x"}),
 		newFrame(kindWelcome, welcome{1, "host0", 5, 6}))
 	for _, x := range frames {
 		f.Add(x)

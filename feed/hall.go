@@ -244,22 +244,6 @@ func (h *hall) cut(k *conn, why error) {
 	k.link.close(&refusal{text, false})
 }
 
-// tell sends a frame to all hosts that have that user.
-func (h *hall) tell(user broker.UserName, frame []byte) {
-	if h.cur == nil {
-		return
-	}
-	in := map[*class]bool{}
-	for _, c := range h.classes {
-		in[c] = c.has(h.cur, user)
-	}
-	for k := range h.conns {
-		if in[k.class] {
-			k.link.send(frame)
-		}
-	}
-}
-
 // has tells whether a host's view has a user.
 func (h *hall) has(host broker.HostName, user broker.UserName) bool {
 	for k := range h.conns {

@@ -191,15 +191,6 @@ type answer struct {
 
 func (m *answer) check() error { return texts(m.Error) }
 
-// tell is a message about a user.
-type tell struct {
-	User broker.UserName `json:"user"`
-	Kind string          `json:"kind"`
-	Body json.RawMessage `json:"body"`
-}
-
-func (m *tell) check() error { return texts(string(m.User), m.Kind) }
-
 // bye says why the server hangs up.
 type bye struct {
 	Text string `json:"text"`

@@ -3,7 +3,6 @@ package feed
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -370,21 +369,4 @@ func (s *Server) Has(ctx context.Context, host broker.HostName, user broker.User
 	case <-s.ctx.Done():
 	}
 	return false
-}
-
-// Tell sends a small message to all hosts whose view has that user.
-func (s *Server) Tell(user broker.UserName, kind string, value any) error {
-	body, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("telling hosts about %s: %w", user, err)
-	}
-	m := tell{user, kind, body}
-	f := newFrame(kindTell, m)
-	if f == nil || m.check() != nil || len(f) > 64<<10 {
-		return errors.New("telling hosts: the message is too long")
-	}
-	if !s.do(func() { s.hall.tell(user, f) }) {
-		return fmt.Errorf("telling hosts: %w", ErrUnavailable)
-	}
-	return nil
 }
