@@ -89,17 +89,17 @@ func (e *Edit) linkMembers(handle groupHandle, was, now *Group) {
 	slices.Sort(now.MemberHosts)
 	now.MemberHosts = slices.Compact(now.MemberHosts)
 	e.shareNames(was.Members, now.Members)
-	diff(was.Members, now.Members, func(dn DN, member bool) {
+	Diff(was.Members, now.Members, func(dn DN, member bool) {
 		link(e, &e.s.membersByDN, dn, handle, member)
 		e.s.groupsByDN.each(dn, func(sub *group) bool {
 			e.markStale(sub.handle)
 			return true
 		})
 	})
-	diff(was.MemberUsers, now.MemberUsers, func(n UserName, member bool) {
+	Diff(was.MemberUsers, now.MemberUsers, func(n UserName, member bool) {
 		link(e, &e.s.membersByUser, n, handle, member)
 	})
-	diff(was.MemberHosts, now.MemberHosts, func(n HostName, member bool) {
+	Diff(was.MemberHosts, now.MemberHosts, func(n HostName, member bool) {
 		link(e, &e.s.membersByHost, n, handle, member)
 	})
 }
@@ -119,11 +119,10 @@ func (e *Edit) shareNames(was, now []DN) {
 	}
 }
 
-// diff calls f(x, false) for what only was has and f(x, true) for what only
-// now has; both are sorted.
-func diff[T ~string](was, now []T, f func(T, bool)) {
-	i, j := 0, 0
-	for i < len(was) || j < len(now) {
+// Diff calls f for what only one of two sorted lists has, in their order; in says
+// that it is the second.
+func Diff[T ~string](was, now []T, f func(x T, in bool)) {
+	for i, j := 0, 0; i < len(was) || j < len(now); {
 		switch {
 		case j == len(now) || i < len(was) && was[i] < now[j]:
 			f(was[i], false)

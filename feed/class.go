@@ -246,7 +246,7 @@ func (c *class) recutOne(ch *change, x broker.EntryID) {
 		op.Head = new(wireGroup)
 		_ = json.Unmarshal(now.head, op.Head) // it is our own
 	}
-	between(old.members, now.members, func(m broker.DN, in bool) {
+	broker.Diff(old.members, now.members, func(m broker.DN, in bool) {
 		if in {
 			op.Add = append(op.Add, string(m))
 			ch.delta.add(memberHash(id(x), 'm', string(m)))
@@ -255,7 +255,7 @@ func (c *class) recutOne(ch *change, x broker.EntryID) {
 			ch.delta.sub(memberHash(id(x), 'm', string(m)))
 		}
 	})
-	between(old.names, now.names, func(n broker.UserName, in bool) {
+	broker.Diff(old.names, now.names, func(n broker.UserName, in bool) {
 		if in {
 			op.AddNames = append(op.AddNames, string(n))
 			ch.delta.add(memberHash(id(x), 'n', string(n)))
@@ -304,23 +304,6 @@ func (c *class) cut(s *broker.Snapshot, x broker.EntryID) *groupSent {
 
 func (c *class) sends(g *broker.Group) bool {
 	return c.refs[g.ID] > 0 && valid(string(g.DN), string(g.Name))
-}
-
-// between calls f for what only one of two sorted lists has; in says that it is
-// the second.
-func between[T ~string](was, now []T, f func(x T, in bool)) {
-	for i, j := 0, 0; i < len(was) || j < len(now); {
-		switch {
-		case j == len(now) || i < len(was) && was[i] < now[j]:
-			f(was[i], false)
-			i++
-		case i == len(was) || now[j] < was[i]:
-			f(now[j], true)
-			j++
-		default:
-			i, j = i+1, j+1
-		}
-	}
 }
 
 // has tells whether the view has a user of that name.

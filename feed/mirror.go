@@ -150,8 +150,8 @@ func (t *tx) group(o *groupOp) error {
 			t.delta.sub(memberHash(o.ID, what, name))
 		}
 	}
-	between(old.members, g.members, func(m broker.DN, in bool) { count('m', string(m), in) })
-	between(old.names, g.names, func(n broker.UserName, in bool) { count('n', string(n), in) })
+	broker.Diff(old.members, g.members, func(m broker.DN, in bool) { count('m', string(m), in) })
+	broker.Diff(old.names, g.names, func(n broker.UserName, in bool) { count('n', string(n), in) })
 	t.groups[x] = g
 	return nil
 }

@@ -153,14 +153,14 @@ func from(a, b *class, s *broker.Snapshot) *change {
 			op.Head = new(wireGroup)
 			_ = json.Unmarshal(g.head, op.Head) // it is our own
 		}
-		between(old.members, g.members, func(m broker.DN, in bool) {
+		broker.Diff(old.members, g.members, func(m broker.DN, in bool) {
 			if in {
 				op.Add = append(op.Add, string(m))
 			} else {
 				op.Cut = append(op.Cut, string(m))
 			}
 		})
-		between(old.names, g.names, func(m broker.UserName, in bool) {
+		broker.Diff(old.names, g.names, func(m broker.UserName, in bool) {
 			if in {
 				op.AddNames = append(op.AddNames, string(m))
 			} else {
