@@ -328,6 +328,99 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestFullFromTheBeginning: with a full disk the store opens, can tell nothing, and
+// works when there is room.
+func TestFullFromTheBeginning(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk needs root")
+	}
+	for _, c := range []struct {
+		name   string
+		before func(dir string) error // what happened to a folder that was in use
+		again  error                  // the answer to a mark of before, when there is room
+	}{
+		{"a first start", os.RemoveAll, nil},
+		{"the count is lost", func(dir string) error { return os.Remove(filepath.Join(dir, "ledger")) }, ErrUnavailable},
+		{"nothing", func(string) error { return nil }, ErrExists},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			disk := t.TempDir()
+			if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=12m,mode=0700"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := unix.Unmount(disk, 0); err != nil {
+					t.Error(err)
+				}
+			})
+			log := &syncBuffer{}
+			conf := Config{Dir: filepath.Join(disk, "state"), Log: noting(log)}
+			used := open(t, conf)
+			if err := used.Create(t.Context(), BucketCodes, "before", nil, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			if err := used.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.before(conf.Dir); err != nil {
+				t.Fatal(err)
+			}
+			filler := filepath.Join(disk, "filler")
+			if err := os.WriteFile(filler, make([]byte, 32<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+				t.Fatal(err)
+			}
+			st := open(t, conf)
+			full := !errors.Is(c.again, ErrExists) // else there may be the room of a page's rest
+			for i := range 20 {
+				err := st.Create(t.Context(), BucketCodes, "before", nil, time.Hour)
+				if err == nil || full && !errors.Is(err, ErrUnavailable) {
+					t.Fatalf("the disk is full, but: %v", err)
+				}
+				if err := st.Put(t.Context(), BucketProofs, fmt.Sprint(i), make([]byte, MaxValue), 0); !errors.Is(err, ErrUnavailable) {
+					t.Fatalf("the disk is full, but: %v", err)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if full && !strings.Contains(log.String(), "make room") {
+				t.Errorf("the log does not say what mends it: %s", log)
+			}
+			if other, err := Open(t.Context(), conf); err == nil || !strings.Contains(err.Error(), "another process has it") {
+				if err == nil {
+					other.Close()
+				}
+				t.Errorf("opened twice: %v", err)
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+				err := st.Put(t.Context(), BucketProofs, "after", nil, 0)
+				if err == nil {
+					break
+				}
+				if time.Since(began) > 10*time.Second {
+					t.Fatalf("there is room, but: %v\n%s", err, log)
+				}
+			}
+			if err := st.Create(t.Context(), BucketCodes, "before", nil, time.Hour); !errors.Is(err, c.again) {
+				t.Errorf("a mark of before: %v, not %v", err, c.again)
+			}
+			if c.again != ErrUnavailable {
+				if err := st.Create(t.Context(), BucketCodes, "after", nil, time.Hour); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := st.Close(); err != nil {
+				t.Error(err)
+			}
+			if left, _ := filepath.Glob(filepath.Join(conf.Dir, "probe*")); left != nil {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
 // syncBuffer is a log of many goroutines.
 type syncBuffer struct {
 	mu sync.Mutex

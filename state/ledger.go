@@ -214,6 +214,7 @@ func create(path string, b []byte) error {
 		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
+		os.Remove(path + ".new") // it may hold the last room on the disk
 		return fmt.Errorf("making %s: %w", path, err)
 	}
 	return syncDir(filepath.Dir(path))

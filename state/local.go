@@ -23,56 +23,76 @@ import (
 //	jetstream/  NATS's own
 type local struct {
 	dir    string
-	lock   *os.File
-	ledger *ledger
+	lock   *os.File     // nil until it is taken
+	ledger *ledger      // nil until it is open
 	unsure bool         // the ledger told nothing, though there may have been marks
 	sick   chan *engine // one that must be started anew; room for one
 }
 
-// openLocal takes the folder, and makes it if need be.
-func openLocal(dir string) (*local, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+// open takes the folder, and makes it if need be. After an error it may be called
+// again.
+func (l *local) open() error {
+	if l.ledger != nil {
+		return nil
 	}
-	fi, err := os.Stat(dir)
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return err
+	}
+	fi, err := os.Stat(l.dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if fi.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("others may enter it: chmod 0700 %s", dir)
+		return fmt.Errorf("others may enter it: chmod 0700 %s", l.dir)
 	}
-	l := &local{dir: dir, sick: make(chan *engine, 1)}
-	l.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		l.lock.Close()
-		return nil, errors.New("another process has it open: only one sekishod can use it; several share a cluster (state.servers)")
+	if err := l.take(); err != nil {
+		return err
 	}
 	fresh := true // on the first start there is neither
 	for _, name := range []string{"ledger", "jetstream"} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(l.dir, name)); !errors.Is(err, os.ErrNotExist) {
 			fresh = false
 		}
 	}
-	l.ledger, err = openLedger(filepath.Join(dir, "ledger"))
+	ledger, err := openLedger(filepath.Join(l.dir, "ledger"))
 	if errors.Is(err, errLedger) {
 		if l.unsure, err = !fresh, nil; fresh {
-			err = l.ledger.replace(newSlots())
+			err = ledger.replace(newSlots())
 		}
 	}
 	if err != nil {
-		l.lock.Close()
-		return nil, err
+		ledger.close()
+		return err
 	}
-	return l, nil
+	l.ledger = ledger
+	return nil
 }
 
-func (l *local) close() error {
-	err := l.ledger.close()
-	if cerr := l.lock.Close(); err == nil {
-		err = cerr
+// take locks the folder, until close.
+func (l *local) take() error {
+	if l.lock != nil {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(l.dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return errors.New("another process has it open: only one sekishod can use it; several share a cluster (state.servers)")
+	}
+	l.lock = f
+	return nil
+}
+
+func (l *local) close() (err error) {
+	if l.ledger != nil {
+		err = l.ledger.close()
+	}
+	if l.lock != nil {
+		if cerr := l.lock.Close(); err == nil {
+			err = cerr
+		}
 	}
 	return err
 }
@@ -260,39 +280,69 @@ func (s *store) nurse() {
 			s.mu.RLock()
 			why := s.why
 			s.mu.RUnlock()
-			s.c.Log.WithError(why).Error("the state store does not work; trying again until it does")
 			sick.close()
+			s.revive(why)
 		}
-		for try := 4; pause(s.ctx, try); try++ {
-			if err := s.restart(); err == nil {
-				s.c.Log.Info("the state store works again")
-				break
-			} else if s.ctx.Err() == nil {
-				s.mu.Lock()
-				s.why = err
-				s.mu.Unlock()
-			}
+	}
+}
+
+// revive tries to start the server until it works.
+func (s *store) revive(why error) {
+	s.c.Log.WithError(why).Error("the state store does not work; trying again until it does")
+	for try := 4; pause(s.ctx, try); try++ {
+		err := s.restart()
+		if err == nil {
+			s.c.Log.Info("the state store works again")
+			return
 		}
+		if s.ctx.Err() != nil {
+			return
+		}
+		if err.Error() != why.Error() {
+			s.c.Log.WithError(err).Error("the state store still does not work")
+		}
+		why = err
+		s.mu.Lock()
+		s.why = err
+		s.mu.Unlock()
 	}
 }
 
 // restart starts the server if the disk can be written.
 func (s *store) restart() error {
-	if err := probe(s.local.dir); err != nil {
+	if err := probe(s.local.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return s.begin(s.ctx)
+}
+
+// begin takes the folder, starts the server in it and admits that. After an error
+// it may be called again.
+func (s *store) begin(ctx context.Context) error {
+	if err := s.local.open(); err != nil {
 		return err
 	}
 	e, err := s.local.start(&s.c)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, startWait)
-	defer cancel()
-	if err := s.admit(ctx, e); err != nil {
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, startWait)
+		defer cancel()
+		if err = s.admit(ctx, e); err == nil {
+			return nil
+		}
 		e.close()
-		return err
+		if ctx.Err() != nil {
+			return fmt.Errorf("it takes too long: %w", err)
+		}
 	}
-	return nil
+	// NATS says why by its text alone.
+	if perr := probe(s.local.dir); noRoom(perr) {
+		return fmt.Errorf("%w: %w", perr, err)
+	}
+	return fmt.Errorf("%w; %w", err, errMend)
 }
+
+// noRoom tells whether a disk, or what we may use of it, is full.
+func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // probe writes a MiB: starting with less would end at the next write.
 func probe(dir string) error {

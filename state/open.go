@@ -9,8 +9,8 @@ import (
 )
 
 // Open opens the store. In process it reads the folder first, and fails if another
-// process has it, or if it is damaged beyond what time mends. A cluster need not
-// be there: until it is, calls say ErrUnavailable.
+// process has it, or if it is damaged beyond what time mends. There need not be a
+// cluster, nor room on the disk: until there is, calls say ErrUnavailable.
 func Open(ctx context.Context, c Config) (Store, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -40,26 +40,25 @@ func Open(ctx context.Context, c Config) (Store, error) {
 var errMend = errors.New("mend it: bring the folder back from a backup, or move it away and start after two minutes: " +
 	"tickets made before are refused then, but a one-time code of the last minutes, or a recovery code, that was used could be used again")
 
+// openDir is Open for a folder. A full disk is no error: until there is room, calls
+// say ErrUnavailable.
 func (s *store) openDir(ctx context.Context) error {
-	var err error
-	if s.local, err = openLocal(s.c.Dir); err != nil {
+	s.local = &local{dir: s.c.Dir, sick: make(chan *engine, 1)}
+	err := s.begin(ctx)
+	if err == nil {
+		s.work.Go(s.nurse)
+		return nil
+	}
+	if !noRoom(err) {
+		s.local.close()
 		return err
 	}
-	e, err := s.local.start(&s.c)
-	if err != nil {
-		s.local.close()
-		return fmt.Errorf("%w; %w", err, errMend)
-	}
-	ctx, cancel := context.WithTimeout(ctx, startWait)
-	defer cancel()
-	if err := s.admit(ctx, e); err != nil {
-		e.close()
-		s.local.close()
-		if ctx.Err() != nil {
-			return fmt.Errorf("it takes too long: %w", err)
-		}
-		return fmt.Errorf("%w; %w", err, errMend)
-	}
-	s.work.Go(s.nurse)
+	s.c.Log.Error("the disk of the state store is full: what must be marked as spent says \"could not find out\", all else goes on; " +
+		"make room, a MiB at least, and it works without a restart")
+	s.why = err
+	s.work.Go(func() {
+		s.revive(err)
+		s.nurse()
+	})
 	return nil
 }

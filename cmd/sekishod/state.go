@@ -7,9 +7,9 @@ import (
 	"github.com/sekisho/sekisho/state"
 )
 
-// buildState opens what brokers share: a store in this process, or a cluster's. A
-// cluster need not be there; until it is, what rests on the store says "could not
-// find out".
+// buildState opens what brokers share: a store in this process, or a cluster's. There
+// need not be a cluster, nor room on the disk; until there is, what rests on the store
+// says "could not find out".
 func (d *daemon) buildState(ctx context.Context) (err error) {
 	s := d.cfg.State
 	c := state.Config{Log: d.log.WithField("part", "state"), Now: d.now}
