@@ -84,14 +84,7 @@ func (s *Server) checkConfirms(h *hostState) {
 // fillLocked says of whom a confirmation is wanted.
 func (s *Server) fillLocked(c *confirm) {
 	c.begun = true
-	if s.snap != nil {
-		s.snap.Hosts(func(h *broker.Host) bool {
-			if len(h.FeedKeys) > 0 {
-				c.left[h.ID] = h.Names[0]
-			}
-			return true
-		})
-	}
+	s.enrolledLocked(func(h *broker.Host) { c.left[h.ID] = h.Names[0] })
 	for x, h := range s.hosts {
 		c.left[x] = h.name
 	}

@@ -34,8 +34,8 @@ type conn struct {
 
 	// Guarded by s.mu:
 	state                 *hostState
-	sent, applied, judged uint64            // changes
-	generations           map[uint64]uint64 // of changes that are not applied or judged yet
+	sent, applied, judged uint64                // changes
+	changes               map[uint64]sentChange // the last judged, and those after it
 
 	calls   sync.WaitGroup
 	calling chan struct{}
@@ -202,9 +202,17 @@ type hostState struct {
 	sessions map[broker.SessionID]*broker.Session
 	fresh    map[broker.SessionID]*broker.Session // being listed; nil when not
 	listed   bool                                 // the connection has listed all
+	applied  uint64                               // generation confirmed by connections that are gone
+	judged   uint64                               // likewise
 	users    int
 	groups   int
 	rules    int
+}
+
+// sentChange is a change that a host was sent: to which generation, and when.
+type sentChange struct {
+	generation uint64
+	at         time.Time
 }
 
 // register makes k its host's connection, and tells how old the snapshot is.
@@ -218,7 +226,7 @@ func (s *Server) register(k *conn) (ageMS uint64) {
 	}
 	back := h.conn == nil
 	k.prior, k.state = h.conn, h
-	k.generations = map[uint64]uint64{}
+	k.changes = map[uint64]sentChange{}
 	h.conn, h.since, h.fresh, h.listed = k, s.c.Now(), nil, false
 	h.name, h.names = k.host.Names[0], k.host.Names
 	h.users, h.groups, h.rules = len(k.class.users), len(k.class.groups), len(k.class.rules)
@@ -246,6 +254,7 @@ func (s *Server) unregister(k *conn) {
 	gone := h.conn == k
 	name := h.name
 	if gone {
+		h.applied, h.judged = k.confirmed()
 		h.conn, h.since, h.fresh = nil, s.c.Now(), nil
 	}
 	s.mu.Unlock()
@@ -305,7 +314,7 @@ func (s *Server) changing(k *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k.sent++
-	k.generations[k.sent] = s.hall.cur.Generation()
+	k.changes[k.sent] = sentChange{s.hall.cur.Generation(), s.c.Now()}
 }
 
 // acked takes a host's word that it has applied and judged changes.
@@ -315,8 +324,8 @@ func (s *Server) acked(k *conn, m *ack) error {
 		s.mu.Unlock()
 		return nonsense("%d of %d changes applied", m.Applied, k.sent)
 	}
-	for i := k.judged + 1; i < m.Judged; i++ {
-		delete(k.generations, i)
+	for i := k.judged; i < m.Judged; i++ {
+		delete(k.changes, i)
 	}
 	k.applied, k.judged = m.Applied, m.Judged
 	h := k.state
@@ -325,21 +334,49 @@ func (s *Server) acked(k *conn, m *ack) error {
 	return nil
 }
 
-// Hosts are those that are connected, and those that were and have not been
-// removed since.
+// Hosts are those that are connected, those that were and have not been removed
+// since, and those of the directory whose entry lists a key.
 func (s *Server) Hosts() []HostStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]HostStatus, 0, len(s.hosts))
 	for _, h := range s.hosts {
-		st := HostStatus{Host: h.name, Connected: h.conn != nil, Since: h.since, Sessions: len(h.sessions),
-			Users: h.users, Groups: h.groups, Rules: h.rules}
+		st := HostStatus{Host: h.name, Connected: h.conn != nil, Since: h.since, Applied: h.applied, Judged: h.judged,
+			Sessions: len(h.sessions), Users: h.users, Groups: h.groups, Rules: h.rules}
 		if k := h.conn; k != nil {
-			st.From, st.Applied, st.Judged = k.from, k.generationOf(k.applied), k.generationOf(k.judged)
+			st.From = k.from
+			st.Applied, st.Judged = k.confirmed()
+			if next, has := k.changes[k.judged+1]; has {
+				st.Behind = max(0, s.c.Now().Sub(next.at))
+			}
 		}
 		out = append(out, st)
 	}
+	s.enrolledLocked(func(h *broker.Host) {
+		if s.hosts[h.ID] == nil {
+			out = append(out, HostStatus{Host: h.Names[0]})
+		}
+	})
 	return out
+}
+
+// enrolledLocked calls f for each host of the directory whose entry lists a key.
+func (s *Server) enrolledLocked(f func(*broker.Host)) {
+	if s.snap == nil {
+		return
+	}
+	s.snap.Hosts(func(h *broker.Host) bool {
+		if len(h.FeedKeys) > 0 {
+			f(h)
+		}
+		return true
+	})
+}
+
+// confirmed are the broker's generations that the host has applied and judged, by
+// this connection or one before.
+func (k *conn) confirmed() (applied, judged uint64) {
+	return max(k.state.applied, k.generationOf(k.applied)), max(k.state.judged, k.generationOf(k.judged))
 }
 
 // generationOf is the broker's generation that a host has with its nth change.
@@ -351,7 +388,7 @@ func (k *conn) generationOf(n uint64) uint64 {
 	case n == k.sent:
 		return k.s.generation
 	}
-	return k.generations[n]
+	return k.changes[n].generation
 }
 
 // End orders the end of a host's session; Closed will tell of it. The error is

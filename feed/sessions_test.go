@@ -287,6 +287,65 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestHosts: who follows, how far each is, and who does not.
+func TestHosts(t *testing.T) {
+	x := newSite(t, small(t), nil)
+	const name, never = "host0.example.org", "host1.example.org"
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	h := x.host(name, x.join(name), func(c *ClientConfig) { c.Sessions, c.Judges = b.each, true })
+	b.c = h
+	x.join(never)
+	status := func() map[broker.HostName]HostStatus {
+		out := map[broker.HostName]HostStatus{}
+		for _, s := range x.server.Hosts() {
+			if _, twice := out[s.Host]; twice {
+				t.Errorf("%s twice", s.Host)
+			}
+			out[s.Host] = s
+		}
+		return out
+	}
+	b.event(broker.SessionOpened, testSession(1, name))
+	judge := func(g uint64) {
+		t.Helper()
+		until(t, "the change", func() bool { return h.Status().BrokerGeneration >= g })
+		h.Judged(h.View().Generation())
+		until(t, "its word", func() bool { return status()[name].Judged >= g })
+	}
+	first := x.src.View().Generation()
+	judge(first)
+	if s := status()[name]; !s.Connected || s.Since.IsZero() || s.From == "" || s.Behind != 0 || s.Sessions != 1 || s.Users == 0 {
+		t.Errorf("a host that follows: %+v", s)
+	}
+	if s := status()[never]; s != (HostStatus{Host: never}) {
+		t.Errorf("a host that never came: %+v", s)
+	}
+	// A change that it has applied, and not judged by.
+	second := x.src.edit(func(e *broker.Edit) { e.RemoveUser(testUser(0).ID) })
+	until(t, "it is applied", func() bool { return status()[name].Applied >= second })
+	before := status()[name]
+	if before.Judged != first || before.Behind <= 0 {
+		t.Errorf("a host that owes its word: %+v", before)
+	}
+	until(t, "it owes it for longer", func() bool { return status()[name].Behind > before.Behind })
+	judge(second)
+	if s := status()[name]; s.Behind != 0 {
+		t.Errorf("a host that has given its word: %+v", s)
+	}
+	x.server.mu.Lock()
+	for _, s := range x.server.hosts {
+		if n := len(s.conn.changes); n != 1 {
+			t.Errorf("%d changes are kept, when all are confirmed", n)
+		}
+	}
+	x.server.mu.Unlock()
+	h.stop()
+	until(t, "it is gone", func() bool { return !status()[name].Connected })
+	if s := status()[name]; s.Judged != second || s.Applied != second || s.Sessions != 1 || s.Behind != 0 || s.From != "" {
+		t.Errorf("a host that is gone: %+v", s)
+	}
+}
+
 // TestEndOfNone: an order for a session that is not there any more closes it.
 func TestEndOfNone(t *testing.T) {
 	seen := &told{open: map[broker.SessionID]string{}}

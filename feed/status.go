@@ -42,16 +42,21 @@ type Status struct {
 	DiskBytes int64
 }
 
-// HostStatus is one connected host, or one that was and has sessions.
+// HostStatus is one host that follows, has followed, or may.
 type HostStatus struct {
 	Host      broker.HostName
 	Connected bool
-	// From is its address, Since when it came or went.
+	// From is its address while it is connected. Since is when it came or went; zero
+	// when it has not been connected since this broker began.
 	From  string
 	Since time.Time
-	// Applied and Judged are the broker's generations that it has confirmed.
+	// Applied and Judged are the broker's generations that it has confirmed last.
 	Applied, Judged uint64
-	Sessions        int
+	// Behind is for how long it has been owing the oldest confirmation that it owes,
+	// while it is connected; zero: none.
+	Behind time.Duration
+	// Sessions are those that it has, or had when it was last heard.
+	Sessions int
 	// Users, Groups and Rules are how many its view has.
 	Users, Groups, Rules int
 }
