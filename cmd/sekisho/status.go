@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,8 +20,9 @@ func (a *app) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show how this machine's sekishod is doing", Args: noArgs,
 		Long: `Show how this machine's sekishod is doing: how old its copy of the directory is,
-what it could not use, and whether a change is held back. Only root is told what is
-wrong.
+what it could not use, and whether a change is held back. On a broker that hosts
+follow: how many do, and which are behind or gone (where there are at most ` + strconv.Itoa(report.MostHosts) + `, all of
+them; --json has all). Only root is told what is wrong.
 
 Exit codes: 0 it answers from a snapshot; 3 it is not running, or has none that is
 young enough.`,
@@ -32,6 +35,11 @@ young enough.`,
 			var s report.Status
 			if err := report.Decode(ans, &s); err != nil {
 				return err
+			}
+			if a.json && s.Feed != nil {
+				if s.Feed.Hosts, err = a.followingHosts(c.Context()); err != nil {
+					return err
+				}
 			}
 			if a.json {
 				err = a.printJSON(s)
@@ -46,6 +54,27 @@ young enough.`,
 			}
 			return nil
 		},
+	}
+}
+
+// followingHosts asks a broker for all hosts that follow it or may, page by page.
+func (a *app) followingHosts(ctx context.Context) ([]report.FeedHost, error) {
+	all := []report.FeedHost{}
+	r := wire.Request{Verb: report.VerbHosts}
+	for {
+		ans, err := a.ask(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		p, err := report.DecodeHosts(ans)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p.Hosts...)
+		if !p.More || len(p.Hosts) == 0 {
+			return all, nil
+		}
+		r.Fields = []wire.Field{{Name: report.FieldAfter, Value: all[len(all)-1].Host}}
 	}
 }
 
@@ -155,10 +184,14 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 		}
 		row("audit", "%s", state)
 	}
+	if f := s.Feed; f != nil {
+		row("hosts", "%d of %d follow, %s there", f.Following, f.Following+f.Gone+f.Absent, count(f.Sessions, "session"))
+	}
 	if k := s.Socket; k != nil {
 		row("socket", "%s answered, %d denied, %d malformed, %d turned away, %d open", count(int(k.Requests), "request"), k.Denied, k.Malformed, k.Busy, k.Open)
 	}
 	w.Flush()
+	printHosts(&b, s.Feed, now)
 	if h := y.Held; h != nil {
 		fmt.Fprintf(&b, "\nHELD BACK since %s: %s\n", whenText(h.Since.Format(time.RFC3339)), clean(h.Why))
 		fmt.Fprintf(&b, "  %d of %d users would go: %s", h.Users, h.Of, clean(list(h.First)))
@@ -178,6 +211,42 @@ func printStatus(out io.Writer, s report.Status, now time.Time) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// printHosts is what a broker says of single hosts.
+func printHosts(b *strings.Builder, f *report.Feed, now time.Time) {
+	if f == nil || len(f.Hosts) == 0 {
+		return
+	}
+	bad := f.Behind + f.Gone + f.Absent
+	fmt.Fprintf(b, "\nhosts: %d behind, %d gone, %d not seen since sekishod began\n", f.Behind, f.Gone, f.Absent)
+	var rows strings.Builder
+	w := tabwriter.NewWriter(&rows, 0, 0, 2, ' ', 0)
+	for _, h := range f.Hosts {
+		if h.Since == nil {
+			fmt.Fprintf(w, "  %s\tnot seen\t\t\t\n", clean(h.Host))
+			continue
+		}
+		state, since := h.State, "connected "+agoText(now, *h.Since)
+		switch h.State {
+		case report.HostBehind:
+			state = "BEHIND by " + ageText(h.BehindSeconds)
+		case report.HostGone:
+			state, since = "GONE", agoText(now, *h.Since)
+		}
+		generation := "no generation"
+		if h.Generation > 0 {
+			generation = fmt.Sprintf("generation %d", h.Generation)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", clean(h.Host), clean(state), since, generation, count(h.Sessions, "session"))
+	}
+	w.Flush()
+	for line := range strings.Lines(rows.String()) {
+		b.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+	if n := bad - len(f.Hosts); n > 0 {
+		fmt.Fprintf(b, "  and %d more: sekisho status --json has all\n", n)
+	}
 }
 
 func agoText(now, t time.Time) string {

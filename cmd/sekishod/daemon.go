@@ -200,6 +200,8 @@ func (d *daemon) buildLocal() error {
 		report.VerbSessions: d.sessionsVerb(),
 		report.VerbKill:     d.killVerb(),
 		report.VerbRevoked:  d.revokedVerb(),
+
+		report.VerbHosts: d.hostsVerb(),
 	}
 	if d.realm != nil {
 		verbs[report.VerbPasswd] = d.passwdVerb()

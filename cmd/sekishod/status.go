@@ -25,8 +25,9 @@ func (d *daemon) statusVerb() local.Verb {
 		May: local.Anyone,
 		Do: func(_ context.Context, c local.Caller, _ wire.Request) wire.Answer {
 			s := d.status()
-			if c.Root() || c.UID == uint32(os.Getuid()) {
+			if toldAll(c) {
 				d.addAmbiguous(&s.Sync)
+				s.Feed = d.feedReport()
 			} else {
 				s = forAnyone(s)
 			}
@@ -38,6 +39,9 @@ func (d *daemon) statusVerb() local.Verb {
 		},
 	}
 }
+
+// toldAll tells whether a caller is told what is wrong.
+func toldAll(c local.Caller) bool { return c.Root() || c.UID == uint32(os.Getuid()) }
 
 // acceptVerb answers `sekisho sync accept`.
 func (d *daemon) acceptVerb() local.Verb {

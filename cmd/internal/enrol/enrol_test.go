@@ -106,8 +106,21 @@ func TestFollowABroker(t *testing.T) {
 			t.Errorf("the diff has %q:\n%s", not, out)
 		}
 	}
+	status := func(args ...string) string {
+		t.Helper()
+		return strings.Join(strings.Fields(s.must(s.broker, binDir+"/sekisho", append([]string{"status"}, args...)...)), " ")
+	}
+	if out := status(); !strings.Contains(out, "hosts 0 of 1 follow, 0 sessions there") || !strings.Contains(out, "web1 not seen") {
+		t.Errorf("the broker's status before the host came:\n%s", out)
+	}
 	s.startSekishod(s.web)
 	s.startSSHD()
+	if out := status(); !strings.Contains(out, "hosts 1 of 1 follow, 0 sessions there") || !strings.Contains(out, "web1 following connected") {
+		t.Errorf("the broker's status:\n%s", out)
+	}
+	if out := status("--json"); !strings.Contains(out, `"host": "web1", "state": "following", "from": "`) {
+		t.Errorf("the broker's status:\n%s", out)
+	}
 	if out := s.must(s.web, binDir+"/sekisho", "check"); !strings.Contains(out, "follows the broker") || strings.Contains(out, "warning") {
 		t.Errorf("check: %s", out)
 	}

@@ -1,12 +1,6 @@
 package report
 
-import (
-	"encoding/json"
-	"errors"
-	"fmt"
-
-	"github.com/sekisho/sekisho/wire"
-)
+import "github.com/sekisho/sekisho/wire"
 
 // VerbAccess asks who may enter what now: for one user all hosts, or for one host
 // all users. Its fields are user or host, and after.
@@ -37,38 +31,11 @@ type AccessPage struct {
 	Access     []Access `json:"-"` // a line each
 }
 
-// EncodeAccess puts a page into a body: a head, then one line for each way in.
-func EncodeAccess(p AccessPage) ([]string, error) {
-	body := make([]string, 0, len(p.Access)+1)
-	head, err := json.Marshal(p)
-	if err != nil {
-		return nil, fmt.Errorf("writing the answer: %w", err)
-	}
-	body = append(body, string(head))
-	for _, a := range p.Access {
-		b, err := json.Marshal(a)
-		if err != nil {
-			return nil, fmt.Errorf("writing the answer: %w", err)
-		}
-		body = append(body, string(b))
-	}
-	return body, nil
-}
+// EncodeAccess puts a page into a body.
+func EncodeAccess(p AccessPage) ([]string, error) { return encodePage(p, p.Access) }
 
 // DecodeAccess reads what EncodeAccess wrote.
 func DecodeAccess(a wire.Answer) (p AccessPage, err error) {
-	if len(a.Body) == 0 {
-		return p, errors.New("the answer is empty: install the same release of sekisho and sekishod")
-	}
-	if err := json.Unmarshal([]byte(a.Body[0]), &p); err != nil {
-		return p, fmt.Errorf("reading the answer: %w", err)
-	}
-	for _, l := range a.Body[1:] {
-		var x Access
-		if err := json.Unmarshal([]byte(l), &x); err != nil {
-			return p, fmt.Errorf("reading the answer: %w", err)
-		}
-		p.Access = append(p.Access, x)
-	}
-	return p, nil
+	p.Access, err = decodePage[Access](a, &p)
+	return p, err
 }

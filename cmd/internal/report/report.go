@@ -94,6 +94,7 @@ type Status struct {
 	UserDB    string    `json:"userdb"` // off, waiting (for a first snapshot), on
 	PAM       *PAM      `json:"pam,omitempty"`
 	Clock     *Clock    `json:"clock,omitempty"`
+	Feed      *Feed     `json:"feed,omitempty"`
 }
 
 // Sync is the copy of the directory.

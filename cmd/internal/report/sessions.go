@@ -1,9 +1,6 @@
 package report
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/sekisho/sekisho/wire"
@@ -58,53 +55,15 @@ type SessionPage struct {
 	More bool
 }
 
-// maxPage keeps a page within the limits of an answer.
-const maxPage = 1000
-
-// EncodeSessions puts sessions, in the order of their ids, into a body: a head,
-// then one line for each, the first maxPage of them.
-func EncodeSessions(all []Session) ([]string, error) {
-	more := len(all) > maxPage
-	if more {
-		all = all[:maxPage]
-	}
-	head, err := json.Marshal(struct {
-		More bool `json:"more"`
-	}{more})
-	if err != nil {
-		return nil, err
-	}
-	body := []string{string(head)}
-	for _, s := range all {
-		b, err := json.Marshal(s)
-		if err != nil {
-			return nil, fmt.Errorf("writing the answer: %w", err)
-		}
-		body = append(body, string(b))
-	}
-	return body, nil
-}
+// EncodeSessions puts sessions, in the order of their ids, into a body.
+func EncodeSessions(all []Session) ([]string, error) { return encodeFirst(all) }
 
 // DecodeSessions reads what EncodeSessions wrote.
 func DecodeSessions(a wire.Answer) (p SessionPage, err error) {
-	if len(a.Body) == 0 {
-		return p, errors.New("the answer is empty: install the same release of sekisho and sekishod")
-	}
-	var head struct {
-		More bool `json:"more"`
-	}
-	if err := json.Unmarshal([]byte(a.Body[0]), &head); err != nil {
-		return p, fmt.Errorf("reading the answer: %w", err)
-	}
+	var head pageHead
+	p.Sessions, err = decodePage[Session](a, &head)
 	p.More = head.More
-	for _, l := range a.Body[1:] {
-		var s Session
-		if err := json.Unmarshal([]byte(l), &s); err != nil {
-			return p, fmt.Errorf("reading the answer: %w", err)
-		}
-		p.Sessions = append(p.Sessions, s)
-	}
-	return p, nil
+	return p, err
 }
 
 // Killed is the answer to the verb kill: the sessions that are being ended.
