@@ -103,7 +103,7 @@ type Record struct {
 
 // Event is what a note says.
 type Event struct {
-	// Kind is a word: kill, revoke, lockout, unlock, otp-enrol, host-refused, …
+	// Kind is a word: lockout, unlock, passwd, sync-accept, host-refused, …
 	Kind string
 	// Actor did it, Subject had it done: names, hosts or addresses.
 	Actor, Subject string

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/sekisho/sekisho/audit"
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/cmd/internal/report"
+	"github.com/sekisho/sekisho/door/local"
 )
 
 // syslogSocket is the local syslog's (syslog(3)).
@@ -38,6 +40,26 @@ func (d *daemon) record(log *recorder) func(broker.Request, broker.Decision) err
 		log.record(q, made)
 		return err
 	}
+}
+
+// noteWrite keeps what somebody had sekishod write, or tried to: the verb, on what, and
+// what came of it.
+func (d *daemon) noteWrite(verb string, c local.Caller, subject, text string) {
+	e := audit.Event{Kind: verb, Actor: actor(c), Subject: subject, Text: fmt.Sprintf("%s, by uid %d on the local socket", text, c.UID)}
+	if err := d.audit.Note(e); err != nil {
+		d.log.WithError(err).WithField("verb", verb).WithField("by", e.Actor).Warn("what was written was not recorded")
+	}
+}
+
+// actor names a caller by what the kernel and the directory say of him.
+func actor(c local.Caller) string {
+	switch {
+	case c.Root():
+		return "root"
+	case c.User != "":
+		return string(c.User)
+	}
+	return fmt.Sprintf("uid %d", c.UID)
 }
 
 // closeAudit ends the record, after all that writes to it.

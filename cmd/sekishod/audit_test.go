@@ -197,3 +197,54 @@ func TestAuditJournal(t *testing.T) {
 		t.Errorf("%d were lost", s.SyslogLost)
 	}
 }
+
+// TestWritesAreRecorded: what sekishod writes for somebody says who he is, without a
+// secret; a command that writes past it leaves nothing.
+func TestWritesAreRecorded(t *testing.T) {
+	p := newPlace(t, 4200, "")
+	d := p.start(nil)
+	p.withAlice()
+	const uid = 24001
+	run := func(stdin, script string) error {
+		cmd := exec.Command("sh", "-c", script, "sh", p.config, fmt.Sprint(uid))
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	}
+	const byBob = `USER=bob setpriv --reuid "$2" --regid "$2" --clear-groups sekisho passwd --password-stdin --config "$1"`
+	const first, second, wrong = "first long secret", "second long secret", "wrong long secret"
+	if err := run(first+"\n", `sekisho user add bob --uid "$2" --password-stdin --config "$1"`); err != nil {
+		t.Fatal(err)
+	}
+	p.until("bob is known", func() bool { return p.status().Sync.Users == 2 })
+	if err := run(wrong+"\n"+second+"\n", byBob); err == nil {
+		t.Fatal("a wrong old password was right")
+	}
+	if err := run(first+"\n"+second+"\n", byBob); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var notes []string
+	if err := audit.Scan(t.Context(), p.state+"/audit", audit.Query{Kinds: []audit.Kind{audit.KindNote}}, func(r *audit.Record) bool {
+		if r.Event != "start" && r.Event != "stop" {
+			notes = append(notes, fmt.Sprintf("%s %s %s: %s", r.Event, r.Actor, r.Subject, r.Text))
+		}
+		for _, secret := range []string{first, second, wrong} {
+			if strings.Contains(fmt.Sprintf("%+v", *r), secret) {
+				t.Errorf("a secret is in the record: %+v", *r)
+			}
+		}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(notes) != 2 || !strings.HasPrefix(notes[0], "passwd bob bob: password not changed: ") || !strings.HasSuffix(notes[0], ", by uid 24001 on the local socket") ||
+		notes[1] != "passwd bob bob: password changed, by uid 24001 on the local socket" {
+		t.Errorf("the record has %q", notes)
+	}
+}

@@ -483,4 +483,7 @@ func TestHeldBack(t *testing.T) {
 	}
 	p.sekisho("sync", "accept")
 	p.until("they are gone", func() bool { return p.status().Sync.Users == 0 })
+	if out := p.sekisho("audit", "grep", "--kind", "note"); !strings.Contains(out, "sync-accept") || !strings.Contains(out, " users go, by uid 0") {
+		t.Errorf("the record does not have it:\n%s", out)
+	}
 }

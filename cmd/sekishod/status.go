@@ -47,7 +47,7 @@ func toldAll(c local.Caller) bool { return c.Root() || c.UID == uint32(os.Getuid
 func (d *daemon) acceptVerb() local.Verb {
 	return local.Verb{
 		May: local.RootOnly,
-		Do: func(context.Context, local.Caller, wire.Request) wire.Answer {
+		Do: func(_ context.Context, c local.Caller, _ wire.Request) wire.Answer {
 			if d.ldap == nil {
 				return wire.Answer{Outcome: wire.No, Reason: "nothing-held", Text: "this host follows a broker: changes are held back, and accepted, there"}
 			}
@@ -58,10 +58,12 @@ func (d *daemon) acceptVerb() local.Verb {
 			case err != nil:
 				return wire.Answer{Reason: "accept", Text: err.Error()}
 			}
-			e := d.log.WithField("by", "root")
+			e, text := d.log.WithField("by", "root"), "a change that was held back was accepted"
 			if held != nil {
 				e = e.WithField("users", held.Users).WithField("of", held.Of)
+				text += fmt.Sprintf(": %d of %d users go", held.Users, held.Of)
 			}
+			d.noteWrite("sync-accept", c, "", text)
 			e.Warn("the change that was held back was accepted")
 			return wire.Answer{Outcome: wire.Yes, Text: "accepted"}
 		},
@@ -92,9 +94,13 @@ func (d *daemon) passwdVerb() local.Verb {
 			switch {
 			case err == nil:
 				e.Info("password changed")
+				d.noteWrite(report.VerbPasswd, c, user, "password changed")
 				return wire.Answer{Outcome: wire.Yes}
 			case errors.Is(err, realm.ErrWrongPassword), errors.Is(err, realm.ErrLocked), errors.Is(err, errThrottled):
 				e.WithError(err).Warn("password change refused")
+				if !errors.Is(err, errThrottled) { // or anybody could fill the record
+					d.noteWrite(report.VerbPasswd, c, user, "password not changed: "+err.Error())
+				}
 				return wire.Answer{Outcome: wire.No, Reason: "wrong-password", Text: "the old password is wrong, or the account is locked, or it was wrong too often: try again later"}
 			case errors.As(err, &refused):
 				return wire.Answer{Outcome: wire.No, Reason: "password-refused", Text: clip(refused.Error())}
