@@ -129,6 +129,10 @@ func (s *Server) Run(ctx context.Context) error {
 // Opened is how many sessions are open.
 func (s *Server) Opened() int { return s.sessions.opened() }
 
+// Has reports whether a session is remembered: it is open, or nobody has looked yet
+// whether it is.
+func (s *Server) Has(id broker.SessionID) bool { return s.sessions.get(id) != nil }
+
 // Sessions are the open sessions that were reported, in the order of their
 // beginning.
 func (s *Server) Sessions() []Session { return s.sessions.list() }
