@@ -172,3 +172,19 @@ func (s *Server) Sessions(f func(host broker.HostName, connected bool, x *broker
 		}
 	}
 }
+
+// Lists reports whether it is known now which sessions a host has, since it is
+// connected and has listed them, and whether this is one of them.
+func (s *Server) Lists(host broker.HostName, x broker.SessionID) (known, has bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.owners[x]; h != nil {
+		return h.conn != nil && h.listed && h.fresh == nil, h.name == host || slices.Contains(h.names, host)
+	}
+	for _, h := range s.hosts {
+		if h.conn != nil && h.listed && h.fresh == nil && slices.Contains(h.names, host) {
+			return true, false
+		}
+	}
+	return false, false
+}
