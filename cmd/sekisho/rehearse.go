@@ -262,13 +262,16 @@ func (a *app) rehearseSessions(ctx context.Context, r *ldapsync.Rehearsed, o reh
 		fail(errors.New("only root sees those of others"))
 		return
 	}
-	all, err := a.sessions(ctx, o.user, o.host)
+	p, err := a.sessions(ctx, sessionsAsked{user: o.user, host: o.host})
 	if err != nil {
 		fail(err)
 		return
 	}
-	out.SessionsOpen = len(all)
-	ends, err := rehearsal.Sessions(r.Before, r.After, all, now)
+	if p.Problem != "" {
+		fail(errors.New(p.Problem))
+	}
+	out.SessionsOpen = len(p.Sessions)
+	ends, err := rehearsal.Sessions(r.Before, r.After, p.Sessions, now)
 	if err != nil {
 		fail(err)
 		return

@@ -19,6 +19,7 @@ import (
 	"github.com/sekisho/sekisho/cmd/internal/accounts"
 	"github.com/sekisho/sekisho/cmd/internal/config"
 	"github.com/sekisho/sekisho/cmd/internal/report"
+	"github.com/sekisho/sekisho/cmd/internal/roster"
 	"github.com/sekisho/sekisho/door/local"
 	"github.com/sekisho/sekisho/door/pam"
 	"github.com/sekisho/sekisho/feed"
@@ -54,6 +55,7 @@ type daemon struct {
 	codesUpstream bool
 	feed          *feed.Server // nil unless hosts may follow this broker
 	feedSockets   []net.Listener
+	roster        *roster.Roster // nil unless several brokers share a store
 
 	provider  ldapsync.Provider // of the directory
 	clock     *clock.Guard
@@ -114,6 +116,7 @@ func build(ctx context.Context, c config.Config, in inherited, log *logrus.Entry
 		MaxSessions: c.Sessions.MaxPerUser}); err != nil {
 		return nil, err
 	}
+	d.buildRoster()
 	if err := d.buildUserDB(in); err != nil {
 		return nil, err
 	}
@@ -295,6 +298,9 @@ func (d *daemon) run(told context.Context) error {
 	follower.all.Go(func() { d.clock.Run(follower.ctx) })
 	follower.all.Go(func() { d.proofs.run(follower.ctx) })
 	d.runGuesses(follower, fail)
+	if d.roster != nil {
+		follower.do("sharing sessions", fail, d.roster.Run)
+	}
 	doors.all.Go(func() { d.watch(doors.ctx) })
 	doors.all.Go(func() { d.reap(doors.ctx) })
 	doors.all.Go(func() { keepTuned(doors.ctx) })

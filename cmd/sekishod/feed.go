@@ -86,6 +86,9 @@ func (d *daemon) openedThere(host broker.HostName, s broker.Session) {
 		d.log.WithError(err).WithField("host", string(host)).WithField("session", string(s.ID)).Warn("a host's session is not tracked here")
 		return
 	}
+	if d.roster != nil {
+		d.roster.Touch(s.ID)
+	}
 	if d.broker.OverLimit(s.ID) { // over all hosts together
 		d.broker.EndSession(s.ID, broker.ReasonTooMany, "sessions.max_per_user")
 	}

@@ -85,9 +85,12 @@ func (d *daemon) endOwn(id broker.SessionID, reason broker.Reason, _ string) (kn
 }
 
 // recordSession is broker.Config.RecordSession: the audit record first, then the
-// broker that is followed.
+// broker that is followed, and those beside us.
 func (d *daemon) recordSession(e broker.SessionEvent) error {
 	err := d.audit.Session(e)
+	if d.roster != nil {
+		d.roster.Tell(e)
+	}
 	if d.upstream != nil && (err == nil || e.Kind != broker.SessionOpened) && e.Session.Place == broker.HostName(d.cfg.Host) {
 		d.upstream.Session(e)
 	}

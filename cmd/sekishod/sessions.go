@@ -19,8 +19,8 @@ import (
 func (d *daemon) sessionsVerb() local.Verb {
 	return local.Verb{
 		May:    local.Anyone,
-		Fields: []string{wire.FieldUser, report.FieldHost, report.FieldAfter},
-		Do: func(_ context.Context, c local.Caller, r wire.Request) wire.Answer {
+		Fields: []string{wire.FieldUser, report.FieldSession, report.FieldHost, report.FieldAfter, report.FieldHere},
+		Do: func(ctx context.Context, c local.Caller, r wire.Request) wire.Answer {
 			user, host := broker.UserName(r.Get(wire.FieldUser)), strings.ToLower(r.Get(report.FieldHost))
 			if !c.Root() {
 				if c.User == "" || user != "" && user != c.User {
@@ -28,26 +28,44 @@ func (d *daemon) sessionsVerb() local.Verb {
 				}
 				user = c.User
 			}
+			want := wanted{user: string(user), id: r.Get(report.FieldSession), host: host}
 			after := broker.SessionID(r.Get(report.FieldAfter))
 			var found []broker.Session
 			d.broker.Sessions(func(s *broker.Session) bool {
-				if s.ID > after && (user == "" || s.Request.User == user || s.Request.Login == broker.Login(user)) && (host == "" || hostIs(s.Place, host)) {
+				if s.ID > after && want.own(s) && !d.elsewhere(s.ID) {
 					found = append(found, *s)
 				}
 				return true
 			})
-			slices.SortFunc(found, func(a, b broker.Session) int { return cmp.Compare(a.ID, b.ID) })
-			out := make([]report.Session, len(found))
+			p := report.SessionPage{Sessions: make([]report.Session, len(found)), Broker: d.sharedName()}
 			for i, s := range found {
-				out[i] = sessionReport(s)
+				p.Sessions[i] = sessionReport(s)
+				p.Sessions[i].Broker = p.Broker
 			}
-			body, err := report.EncodeSessions(out)
+			if r.Get(report.FieldHere) == "" {
+				d.addTheirs(ctx, &p, want, string(after))
+			}
+			slices.SortFunc(p.Sessions, func(a, b report.Session) int { return cmp.Compare(a.ID, b.ID) })
+			body, err := report.EncodeSessions(p)
 			if err != nil {
 				return wire.Answer{Reason: "answer", Text: err.Error()}
 			}
 			return wire.Answer{Outcome: wire.Yes, Body: body}
 		},
 	}
+}
+
+// wanted says which sessions are meant; what is empty says nothing.
+type wanted struct {
+	user, id, host string
+}
+
+func (w wanted) own(s *broker.Session) bool {
+	return w.fits(string(s.ID), s.Place, string(s.Request.User), string(s.Request.Login))
+}
+
+func (w wanted) fits(id string, host broker.HostName, names ...string) bool {
+	return (w.user == "" || slices.Contains(names, w.user)) && (w.id == "" || w.id == id) && (w.host == "" || hostIs(host, w.host))
 }
 
 // hostIs reports whether a host is meant by a name or its first label.
@@ -101,20 +119,25 @@ func (d *daemon) killVerb() local.Verb {
 	return local.Verb{
 		May:    local.RootOnly,
 		Fields: []string{wire.FieldUser, report.FieldSession, report.FieldHost},
-		Do: func(_ context.Context, c local.Caller, r wire.Request) wire.Answer {
-			user, id, host := r.Get(wire.FieldUser), r.Get(report.FieldSession), strings.ToLower(r.Get(report.FieldHost))
-			if (user == "") == (id == "") {
+		Do: func(ctx context.Context, c local.Caller, r wire.Request) wire.Answer {
+			want := wanted{r.Get(wire.FieldUser), r.Get(report.FieldSession), strings.ToLower(r.Get(report.FieldHost))}
+			if (want.user == "") == (want.id == "") {
 				return wire.Answer{Reason: wire.ReasonMalformed, Text: "kill needs a user or a session"}
 			}
 			var k report.Killed
 			d.broker.Kill(func(s *broker.Session) bool {
-				hit := (string(s.ID) == id && id != "" || user != "" && (string(s.Request.User) == user || string(s.Request.Login) == user)) && (host == "" || hostIs(s.Place, host))
-				if hit && len(k.Sessions) < 1000 {
+				hit := want.own(s)
+				if hit && len(k.Sessions) < 1000 && !d.elsewhere(s.ID) {
 					k.Sessions = append(k.Sessions, string(s.ID))
 				}
 				return hit
 			}, "root")
-			if len(k.Sessions) == 0 {
+			d.killTheirs(ctx, &k, want)
+			switch {
+			case len(k.Sessions)+len(k.Others) > 0:
+			case k.Problem != "":
+				return wire.Answer{Reason: "state", Text: "no such session is of this broker, and " + k.Problem}
+			default:
 				return wire.Answer{Outcome: wire.No, Reason: "no-session", Text: "there is no such session: see sekisho sessions"}
 			}
 			body, err := report.Encode(k)
@@ -148,7 +171,8 @@ func (d *daemon) revokedVerb() local.Verb {
 				return wire.Answer{Reason: "not-seen", Text: "sekishod has not heard of it from the directory yet: see sekisho status"}
 			}
 			there := d.confirmingHosts(ctx, user, v.Generation(), since)
-			hosts := append(d.confirm(ctx, user, v.Generation(), since), there()...)
+			theirs := d.confirmingBrokers(ctx, v, user, since)
+			hosts := slices.Concat(d.confirm(ctx, user, v.Generation(), since), there(), theirs())
 			body, err := report.Encode(report.Revoked{User: string(user), Hosts: hosts})
 			if err != nil {
 				return wire.Answer{Reason: "answer", Text: err.Error()}

@@ -55,7 +55,7 @@ func TestSessionsCanBeJudgedElsewhere(t *testing.T) {
 		s := broker.Session{ID: "x", Request: good, Proofs: []broker.Proof{broker.ProofKey}, Basis: broker.BasisRules, Place: "web", Since: time.Now()}
 		s.Request.Recent = []broker.RecentProof{good.Recent[0]}
 		c.change(&s)
-		body, err := report.EncodeSessions([]report.Session{sessionReport(s)})
+		body, err := report.EncodeSessions(report.SessionPage{Sessions: []report.Session{sessionReport(s)}})
 		if err != nil {
 			t.Fatal(err)
 		}

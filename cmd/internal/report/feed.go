@@ -55,7 +55,7 @@ type HostPage struct {
 }
 
 // EncodeHosts puts hosts, in the order of their names, into a body.
-func EncodeHosts(all []FeedHost) ([]string, error) { return encodeFirst(all) }
+func EncodeHosts(all []FeedHost) ([]string, error) { return encodeFirst(pageHead{}, all) }
 
 // DecodeHosts reads what EncodeHosts wrote.
 func DecodeHosts(a wire.Answer) (p HostPage, err error) {

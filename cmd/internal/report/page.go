@@ -8,8 +8,11 @@ import (
 	"github.com/sekisho/sekisho/wire"
 )
 
-// maxPage keeps a page within the limits of an answer.
-const maxPage = 1000
+// maxPage and maxPageBytes keep a page within the limits of an answer.
+const (
+	maxPage      = 1000
+	maxPageBytes = wire.MaxAnswer / 2
+)
 
 // encodePage puts a page into a body: a head, then one line for each item.
 func encodePage[T any](head any, items []T) ([]string, error) {
@@ -45,10 +48,32 @@ func decodePage[T any](a wire.Answer, head any) (items []T, err error) {
 
 // pageHead is the head of a page that is followed by what comes after its last item.
 type pageHead struct {
-	More bool `json:"more"`
+	More    bool   `json:"more"`
+	Broker  string `json:"broker,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
-// encodeFirst puts the first maxPage items into a page.
-func encodeFirst[T any](all []T) ([]string, error) {
-	return encodePage(pageHead{len(all) > maxPage}, all[:min(len(all), maxPage)])
+// encodeFirst puts the first items that fit into a page, one at least.
+func encodeFirst[T any](head pageHead, all []T) ([]string, error) {
+	body, err := encodePage(head, all[:min(len(all), maxPage)])
+	if err != nil {
+		return nil, err
+	}
+	fit, size := 0, 0
+	for _, line := range body[1:] {
+		if size += len(line); fit > 0 && size > maxPageBytes {
+			break
+		}
+		fit++
+	}
+	if fit == len(all) {
+		return body, nil
+	}
+	head.More = true
+	b, err := json.Marshal(head)
+	if err != nil {
+		return nil, fmt.Errorf("writing the answer: %w", err)
+	}
+	body[0] = string(b)
+	return body[:fit+1], nil
 }

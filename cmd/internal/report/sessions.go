@@ -15,6 +15,7 @@ const (
 	FieldHost    = "host"
 	FieldSession = "session"
 	FieldAfter   = "after"  // the last session of the page before
+	FieldHere    = "here"   // yes: without the sessions of other brokers
 	FieldSince   = "since"  // RFC 3339, with nanoseconds
 	FieldLocked  = "locked" // yes: the account must be seen to be shut first
 )
@@ -46,6 +47,10 @@ type Session struct {
 	Proofs []string `json:"proofs,omitempty"`
 	Recent []string `json:"recent,omitempty"`
 	Flags  []string `json:"flags,omitempty"`
+	// Broker is which one has it, where several share what they know; Confirmed is
+	// when another broker last said that it is open (RFC 3339).
+	Broker    string `json:"broker,omitempty"`
+	Confirmed string `json:"confirmed,omitempty"`
 }
 
 // SessionPage is one answer to the verb sessions.
@@ -53,22 +58,39 @@ type SessionPage struct {
 	Sessions []Session
 	// More says that there are others after the last of these.
 	More bool
+	// Broker is who answers, where several share what they know.
+	Broker string
+	// Problem is why the sessions of other brokers are not known, or not all.
+	Problem string
 }
 
-// EncodeSessions puts sessions, in the order of their ids, into a body.
-func EncodeSessions(all []Session) ([]string, error) { return encodeFirst(all) }
+// EncodeSessions puts a page's sessions, in the order of their ids, into a body.
+func EncodeSessions(p SessionPage) ([]string, error) {
+	return encodeFirst(pageHead{Broker: p.Broker, Problem: p.Problem}, p.Sessions)
+}
 
 // DecodeSessions reads what EncodeSessions wrote.
 func DecodeSessions(a wire.Answer) (p SessionPage, err error) {
 	var head pageHead
 	p.Sessions, err = decodePage[Session](a, &head)
-	p.More = head.More
+	p.More, p.Broker, p.Problem = head.More, head.Broker, head.Problem
 	return p, err
 }
 
 // Killed is the answer to the verb kill: the sessions that are being ended.
 type Killed struct {
 	Sessions []string `json:"sessions"`
+	// Others are those that other brokers were ordered to end.
+	Others []KilledThere `json:"others,omitempty"`
+	// Problem is why other brokers were not ordered, or not for all.
+	Problem string `json:"problem,omitempty"`
+}
+
+// KilledThere is another broker's session.
+type KilledThere struct {
+	Session string `json:"session"`
+	Host    string `json:"host"`
+	Broker  string `json:"broker"`
 }
 
 // Revoked is the answer to the verb revoked: where a user is out.
@@ -80,6 +102,9 @@ type Revoked struct {
 // RevokedHost is one host's part.
 type RevokedHost struct {
 	Host string `json:"host"`
+	// Broker is another one that has said it of its sessions on that host; empty:
+	// the host itself has.
+	Broker string `json:"broker,omitempty"`
 	// Confirmed: it knows that the user is out, and has none of his sessions.
 	Confirmed bool `json:"confirmed"`
 	// Sessions had to end there.
