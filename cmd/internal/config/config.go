@@ -267,7 +267,7 @@ type Audit struct {
 	Syslog bool `toml:"syslog"`
 }
 
-// State is what brokers share: spent codes, failure counters. It is
+// State is what brokers share: spent codes, failure counters, sessions. It is
 // a store inside sekishod, in state_dir/state, unless servers are named.
 type State struct {
 	// Servers are those of a NATS cluster with JetStream, `tls://HOST:PORT`. Empty:
