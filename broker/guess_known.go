@@ -135,8 +135,14 @@ func (g *Guesses) welcome(k flightKey, by HostName, now time.Time) []LockoutEven
 	if c := g.counters[GuessPair][k.pair()]; c != nil {
 		notes = g.clear(c, now, "")
 	}
+	g.know(k, by, now)
+	return notes
+}
+
+// know notes where a user was when he came in; mu is held.
+func (g *Guesses) know(k flightKey, by HostName, now time.Time) {
 	if k.elsewhere() {
-		return notes // that is no network that could be good
+		return // that is no network that could be good
 	}
 	// Whoever has entered a host is known on it: sudo there has a budget of its own.
 	host := bounded(string(by))
@@ -146,5 +152,4 @@ func (g *Guesses) welcome(k flightKey, by HostName, now time.Time) []LockoutEven
 			g.learned[key] = struct{}{}
 		}
 	}
-	return notes
 }

@@ -54,6 +54,7 @@ func (d *daemon) buildFeed() error {
 	if err != nil {
 		return err
 	}
+	d.guesses.enters = d.feed.Has
 	d.broker.Keep(keeperFeed, d.endThere)
 	for _, a := range f.Listen {
 		l, err := net.Listen("tcp", a)

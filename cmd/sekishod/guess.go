@@ -38,6 +38,8 @@ type guesses struct {
 	call func(ctx context.Context, kind string, request, answer any) error
 	// note is the audit record; nil: there is none.
 	note func(audit.Event) error
+	// enters says whether a user can enter a host that follows; nil: any can.
+	enters func(ctx context.Context, host broker.HostName, u broker.UserName) bool
 
 	// codes: the broker checks one-time codes, and counts them when it does.
 	codes bool
@@ -145,13 +147,13 @@ func attemptOf(a broker.Attempt) attemptCall {
 	return attemptCall{a.User, a.From, a.Remote, a.Door, a.Proof}
 }
 
-// doorFeed is the door of attempts that a host settles; the broker's own are of
-// others, so that no host settles them.
-const doorFeed = "feed"
+// doorFeed begins the door of attempts that a host settles: each its own, and none
+// of the broker's or of another host's.
+const doorFeed = "feed "
 
 // attempt is what a host speaks for: itself alone, as the place and as the source.
 func (c attemptCall) attempt(host broker.HostName) broker.Attempt {
-	return broker.Attempt{User: c.User, From: c.From, Remote: c.Remote, Host: host, Door: doorFeed, Proof: c.Proof}
+	return broker.Attempt{User: c.User, From: c.From, Remote: c.Remote, Host: host, Door: broker.Door(doorFeed + host), Proof: c.Proof}
 }
 
 // errAttempt is told to a host that calls nonsense.
@@ -174,10 +176,19 @@ func (g *guesses) answerSettle(ctx context.Context, host broker.HostName, reques
 		return nil, errAttempt
 	}
 	for _, o := range []broker.Outcome{broker.Allow, broker.Deny, broker.Unknown, broker.NeedProof} {
-		if o.String() == c.Outcome {
-			g.settle(ctx, c.attempt(host), o)
-			return struct{}{}, nil
+		if o.String() != c.Outcome {
+			continue
 		}
+		a := c.attempt(host)
+		switch {
+		case o != broker.Allow:
+			g.own.Settle(ctx, a, o)
+		case g.enters == nil || g.enters(ctx, host, a.User):
+			g.own.Vouch(ctx, a)
+		default: // nobody who could be in there
+			g.own.Settle(ctx, a, broker.NeedProof)
+		}
+		return struct{}{}, nil
 	}
 	return nil, errAttempt
 }

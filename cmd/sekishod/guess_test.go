@@ -351,3 +351,70 @@ func TestAHostSettlesNothingOfTheBrokers(t *testing.T) {
 		t.Error("the first one was not counted")
 	}
 }
+
+// A host's word is no eraser: by saying that alice is in, and that she came from a
+// network, it washes away no wrong guess of hers there, its own or another host's.
+func TestAHostWashesNoCounter(t *testing.T) {
+	const home = `{"user":"alice","from":"203.0.113.7","remote":true,"door":"pam","proof":"otp"`
+	say := func(up *guesses, host broker.HostName, outcome string) {
+		t.Helper()
+		if _, err := up.answerSettle(t.Context(), host, json.RawMessage(home+`,"outcome":"`+outcome+`"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("codes that it has checked", func(t *testing.T) {
+		up, tries := testGuesses(t), 0
+		for range 100 {
+			say(up, "web1", "allow")
+			a := attemptCall{User: "alice", From: netip.MustParseAddr("203.0.113.7"), Remote: true, Proof: broker.ProofOTP}.attempt("web1")
+			a.Door = "codes"
+			if al := up.take(t.Context(), a); al.OK {
+				tries++
+				up.settle(t.Context(), a, broker.Deny)
+			}
+		}
+		if tries > 5 {
+			t.Errorf("%d of 100 wrong codes were tried", tries)
+		}
+	})
+	for _, outcome := range []string{"allow", "unknown", "need-proof"} {
+		t.Run("attempts at another host, "+outcome, func(t *testing.T) {
+			up, tries := testGuesses(t), 0
+			for range 100 {
+				out, err := up.answerTake(t.Context(), "web2", json.RawMessage(home+"}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				say(up, "web1", outcome)
+				if out.(takeAnswer).OK {
+					tries++
+					say(up, "web2", "deny")
+				}
+			}
+			if tries > 10 { // five before the network is known for alice, five after
+				t.Errorf("%d of 100 were tried", tries)
+			}
+		})
+	}
+}
+
+// A host vouches for those alone who can enter it: else it could name a million
+// users, and drive out of the memory what others know.
+func TestAHostVouchesForItsOwn(t *testing.T) {
+	up := testGuesses(t)
+	up.enters = func(_ context.Context, host broker.HostName, u broker.UserName) bool {
+		return host == "web1" && u == "alice"
+	}
+	for _, u := range []string{"alice", "bob"} {
+		if _, err := up.answerSettle(t.Context(), "web1", json.RawMessage(`{"user":"`+u+`","from":"203.0.113.7","remote":true,"outcome":"allow"}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known := map[string]int{}
+	for _, n := range up.own.Changed() {
+		known[n.Name]++
+	}
+	if known["alice"] != 2 || known["bob"] != 0 {
+		t.Errorf("known are %v", known)
+	}
+}
