@@ -147,7 +147,7 @@ func (s *Server) missingLocked(c *confirm, x broker.EntryID) string {
 		return "it has not said which sessions it has"
 	}
 	n := 0
-	for _, y := range h.sessions {
+	for _, y := range h.sessions.all {
 		if !y.Ending.IsZero() {
 			n++
 		}

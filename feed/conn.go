@@ -199,11 +199,11 @@ type hostState struct {
 	names    []broker.HostName
 	conn     *conn // nil when it is gone
 	since    time.Time
-	sessions map[broker.SessionID]*broker.Session
-	fresh    map[broker.SessionID]*broker.Session // being listed; nil when not
-	listed   bool                                 // the connection has listed all
-	applied  uint64                               // generation confirmed by connections that are gone
-	judged   uint64                               // likewise
+	sessions *reports
+	fresh    *reports // being listed; nil when not
+	listed   bool     // the connection has listed all
+	applied  uint64   // generation confirmed by connections that are gone
+	judged   uint64   // likewise
 	users    int
 	groups   int
 	rules    int
@@ -221,7 +221,7 @@ func (s *Server) register(k *conn) (ageMS uint64) {
 	s.mu.Lock()
 	h := s.hosts[k.host.ID]
 	if h == nil {
-		h = &hostState{id: k.host.ID, sessions: map[broker.SessionID]*broker.Session{}}
+		h = &hostState{id: k.host.ID, sessions: newReports()}
 		s.hosts[k.host.ID] = h
 	}
 	back := h.conn == nil
@@ -275,7 +275,7 @@ func (s *Server) published(v broker.View) {
 	for x, h := range s.hosts {
 		if v.HostByID(x) == nil && h.conn == nil {
 			removed = append(removed, h)
-			for y := range h.sessions {
+			for y := range h.sessions.all {
 				delete(s.owners, y)
 			}
 			delete(s.hosts, x)
@@ -286,7 +286,7 @@ func (s *Server) published(v broker.View) {
 	}
 	s.mu.Unlock()
 	for _, h := range removed {
-		for _, x := range h.sessions {
+		for _, x := range h.sessions.all {
 			s.c.Closed(h.name, *x, broker.SessionLost, broker.ReasonUnknownHost)
 		}
 	}
@@ -342,7 +342,7 @@ func (s *Server) Hosts() []HostStatus {
 	out := make([]HostStatus, 0, len(s.hosts))
 	for _, h := range s.hosts {
 		st := HostStatus{Host: h.name, Connected: h.conn != nil, Since: h.since, Applied: h.applied, Judged: h.judged,
-			Sessions: len(h.sessions), Users: h.users, Groups: h.groups, Rules: h.rules}
+			Sessions: len(h.sessions.all), Users: h.users, Groups: h.groups, Rules: h.rules}
 		if k := h.conn; k != nil {
 			st.From = k.from
 			st.Applied, st.Judged = k.confirmed()

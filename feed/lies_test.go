@@ -196,6 +196,22 @@ func TestLies(t *testing.T) {
 		}
 		many = append(many, list(false, false, s...))
 	}
+	// No session is too long for a frame, and some of them are too much for the memory.
+	heavy, opened := [][]byte{list(true, false)}, [][]byte{list(true, true)}
+	for i := range 3 {
+		s := testSession(5000+i, "host0.example.org")
+		for j := range 300 {
+			s.Rules = append(s.Rules, broker.RuleName(fmt.Sprintf("%d-%d-%s", i, j, strings.Repeat("r", 1000))))
+		}
+		heavy, opened = append(heavy, list(false, false, s)), append(opened, event(broker.SessionOpened, s))
+	}
+	grown := testSession(6000, "host0.example.org")
+	grows := [][]byte{list(true, true, grown)}
+	grown.Ending, grown.Rules = time.Now(), make([]broker.RuleName, 700)
+	for j := range grown.Rules {
+		grown.Rules[j] = broker.RuleName(strings.Repeat("r", 1000))
+	}
+	grows = append(grows, event(broker.SessionEnding, grown))
 	raw := func(k kind, text string) []byte {
 		return append(append(binary.BigEndian.AppendUint32(nil, uint32(len(text)+1)), byte(k)), text...)
 	}
@@ -209,6 +225,9 @@ func TestLies(t *testing.T) {
 		"another's ID as its own":     {[][]byte{list(true, true), event(broker.SessionClosed, testSession(77, "host0.example.org"))}, "of host1"},
 		"another's ID, listed":        {[][]byte{list(true, true, testSession(77, "host0.example.org"))}, "of host1"},
 		"too many":                    {many, "more than 300"},
+		"too much":                    {heavy, "bytes of sessions"},
+		"too much, one by one":        {opened, "bytes of sessions"},
+		"one that grows":              {grows, "bytes of sessions"},
 		"a list that was not begun":   {[][]byte{list(false, true)}, "not begun"},
 		"an ack of what was not sent": {[][]byte{newFrame(kindAck, ack{5, 0})}, "5 of 1"},
 		"judged before applied":       {[][]byte{newFrame(kindAck, ack{0, 1})}, "judged before"},

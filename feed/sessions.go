@@ -19,20 +19,76 @@ func (s *Server) own(h *hostState, x *broker.Session) error {
 	return nil
 }
 
+// meanSession is what a session may have on average, in bytes: one may be long, and
+// all that a host reports together is not.
+const meanSession = 2 << 10
+
+// weight is how many bytes a session is kept in, nearly; 0 for none.
+func weight(x *broker.Session) int {
+	if x == nil {
+		return 0
+	}
+	q := &x.Request
+	n := 768 + len(x.ID) + len(q.User) + len(q.Login) + len(q.Door) + len(q.Target.Host) + len(x.Keeper) + len(x.Place) +
+		len(x.Service) + len(x.TTY) + len(x.Why)
+	for _, p := range x.Proofs {
+		n += 16 + len(p)
+	}
+	for _, r := range x.Rules {
+		n += 16 + len(r)
+	}
+	for _, r := range q.Recent {
+		n += 24 + len(r.Proof)
+	}
+	return n
+}
+
+// reports are sessions by their ID, with the weight of all.
+type reports struct {
+	all   map[broker.SessionID]*broker.Session
+	bytes int
+}
+
+func newReports() *reports { return &reports{all: map[broker.SessionID]*broker.Session{}} }
+
+func (r *reports) put(x *broker.Session) {
+	r.bytes += weight(x) - weight(r.all[x.ID])
+	r.all[x.ID] = x
+}
+
+func (r *reports) drop(x broker.SessionID) {
+	r.bytes -= weight(r.all[x])
+	delete(r.all, x)
+}
+
+// room says what is too much when one more session is kept, or another in the place
+// of the one with its ID.
+func (s *Server) room(r *reports, x *broker.Session) error {
+	old := r.all[x.ID]
+	switch most := s.c.MaxSessions * meanSession; {
+	case old == nil && len(r.all) >= s.c.MaxSessions:
+		return nonsense("more than %d sessions", s.c.MaxSessions)
+	case r.bytes+weight(x)-weight(old) > most:
+		return nonsense("more than %d bytes of sessions", most)
+	}
+	return nil
+}
+
 // drop forgets a session.
 func (s *Server) drop(h *hostState, x broker.SessionID) {
-	delete(h.sessions, x)
+	h.sessions.drop(x)
 	delete(s.owners, x)
 	if h.fresh != nil {
-		delete(h.fresh, x)
+		h.fresh.drop(x)
 	}
 }
 
 // put keeps a session.
 func (s *Server) put(h *hostState, x *broker.Session) {
-	h.sessions[x.ID], s.owners[x.ID] = x, h
+	h.sessions.put(x)
+	s.owners[x.ID] = h
 	if h.fresh != nil {
-		h.fresh[x.ID] = x
+		h.fresh.put(x)
 	}
 }
 
@@ -73,29 +129,30 @@ func (s *Server) reportedLocked(k *conn, h *hostState, m *sessionList) (events [
 		return nil, nil // another connection has taken its place
 	}
 	if m.First {
-		h.fresh = map[broker.SessionID]*broker.Session{}
+		h.fresh = newReports()
 	} else if h.fresh == nil {
 		return nil, nonsense("a list of sessions that was not begun")
 	}
-	if len(h.fresh)+len(m.Sessions) > s.c.MaxSessions {
-		return nil, nonsense("more than %d sessions", s.c.MaxSessions)
-	}
 	for i := range m.Sessions {
-		if err := s.own(h, &m.Sessions[i]); err != nil {
+		x := &m.Sessions[i]
+		if err := s.own(h, x); err != nil {
 			return nil, err
 		}
-		h.fresh[m.Sessions[i].ID] = &m.Sessions[i]
+		if err := s.room(h.fresh, x); err != nil {
+			return nil, err
+		}
+		h.fresh.put(x)
 	}
 	if !m.Last {
 		return nil, nil
 	}
-	for x, old := range h.sessions {
-		if h.fresh[x] == nil {
+	for x, old := range h.sessions.all {
+		if h.fresh.all[x] == nil {
 			events = append(events, event{broker.SessionLost, *old, broker.ReasonNone})
 		}
 	}
-	for x, now := range h.fresh {
-		old := h.sessions[x]
+	for x, now := range h.fresh.all {
+		old := h.sessions.all[x]
 		if old == nil {
 			events = append(events, event{broker.SessionOpened, *now, broker.ReasonNone})
 		}
@@ -103,10 +160,10 @@ func (s *Server) reportedLocked(k *conn, h *hostState, m *sessionList) (events [
 			events = append(events, event{broker.SessionEnding, *now, now.Why})
 		}
 	}
-	for x := range h.sessions {
+	for x := range h.sessions.all {
 		delete(s.owners, x)
 	}
-	for x := range h.fresh {
+	for x := range h.fresh.all {
 		s.owners[x] = h
 	}
 	h.sessions, h.fresh, h.listed = h.fresh, nil, true
@@ -126,7 +183,8 @@ func (s *Server) happened(k *conn, m *sessionEvent) error {
 		return err
 	}
 	x := m.Session.ID
-	old := h.sessions[x]
+	old := h.sessions.all[x]
+	err := s.room(h.sessions, &m.Session)
 	var tell bool
 	switch m.Kind {
 	case broker.SessionEnding:
@@ -136,14 +194,18 @@ func (s *Server) happened(k *conn, m *sessionEvent) error {
 			s.mu.Unlock()
 			return nil
 		}
+		if err != nil {
+			s.mu.Unlock()
+			return err
+		}
 		tell = old.Ending.IsZero()
 		s.put(h, &m.Session)
 	case broker.SessionOpened:
-		tell = old == nil
-		if old == nil && len(h.sessions) >= s.c.MaxSessions {
+		if err != nil {
 			s.mu.Unlock()
-			return nonsense("more than %d sessions", s.c.MaxSessions)
+			return err
 		}
+		tell = old == nil
 		s.put(h, &m.Session)
 	default:
 		tell = old != nil
@@ -165,7 +227,7 @@ func (s *Server) Sessions(f func(host broker.HostName, connected bool, x *broker
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.hosts {
-		for _, x := range h.sessions {
+		for _, x := range h.sessions.all {
 			if !f(h.name, h.conn != nil, x) {
 				return
 			}
