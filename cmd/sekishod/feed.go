@@ -82,7 +82,7 @@ func (d *daemon) noteHost(n feed.Note) {
 
 // openedThere has a host's session judged here, too.
 func (d *daemon) openedThere(host broker.HostName, s broker.Session) {
-	s.Keeper, s.Place = keeperFeed, host
+	s.Keeper, s.Place, s.Request.Target = keeperFeed, host, broker.Target{Host: host} // it speaks for itself alone
 	if err := d.broker.ResumeSession(s); err != nil {
 		d.log.WithError(err).WithField("host", string(host)).WithField("session", string(s.ID)).Warn("a host's session is not tracked here")
 		return
