@@ -22,9 +22,15 @@ type holder struct {
 	held  map[string]bool // guarded by mu, as all below
 	texts []string
 	fail  error
+	// adopting and looking, if set, are called while a session is adopted, and
+	// when it was found out which are alive; without mu.
+	adopting, looking func()
 }
 
 func (h *holder) Adopt(_ context.Context, o Opening) error {
+	if h.adopting != nil {
+		h.adopting()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fail == nil {
@@ -51,6 +57,9 @@ func (h *holder) Forget(_ context.Context, id string) error {
 }
 
 func (h *holder) Alive(_ context.Context, ids []string) ([]string, error) {
+	if h.looking != nil {
+		defer h.looking()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !h.held[id] }), h.fail
@@ -179,5 +188,47 @@ func TestRestart(t *testing.T) {
 	names, err := os.ReadDir(w.c.Sessions)
 	if err != nil || len(names) != 1 {
 		t.Errorf("files: %v, %v", names, err)
+	}
+}
+
+// A session that ends while the ones of the last sekishod are taken up, or before,
+// is neither forgotten nor tracked for ever.
+func TestEndsAmongARestart(t *testing.T) {
+	for _, when := range []string{"before", "meanwhile"} {
+		t.Run(when, func(t *testing.T) {
+			w, h := newHeldWorld(t)
+			id := w.begin(t)
+			w.stop()
+			w.c.Broker.CloseSession(id, broker.ReasonNone) // as a new broker would not know it
+			w.start()
+			ends := func() {
+				h.mu.Lock()
+				delete(h.held, string(id))
+				h.mu.Unlock()
+				w.s.Emptied(string(id))
+			}
+			if when == "before" {
+				ends()
+				if s := w.s.Sessions(); len(s) != 1 {
+					t.Error("it is forgotten before anybody could record its end")
+				}
+			} else {
+				h.looking = ends
+			}
+			w.s.sessions.recover(t.Context())
+			if got := w.tracked(); len(got) != 0 || len(w.s.Sessions()) != 0 {
+				t.Errorf("%v are tracked and %d remembered", got, len(w.s.Sessions()))
+			}
+		})
+	}
+}
+
+// A login that comes while sessions are taken up is none of them.
+func TestALoginAmongARestart(t *testing.T) {
+	w, h := newHeldWorld(t)
+	h.adopting = func() { w.s.sessions.recover(t.Context()) }
+	id := w.begin(t)
+	if got := w.tracked(); !slices.Equal(got, []broker.SessionID{id}) {
+		t.Errorf("%v are tracked", got)
 	}
 }

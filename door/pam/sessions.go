@@ -58,6 +58,9 @@ type sessions struct {
 	all   map[broker.SessionID]*Session  // guarded by mu; a Session in it is not changed but replaced
 	of    map[uint32]int                 // guarded by mu; how many an unprivileged caller has
 	tried map[broker.SessionID]time.Time // guarded by mu; when renewing last failed
+	// inherited are the last sekishod's that recover has not come to, true for those
+	// that have ended meanwhile; guarded by mu.
+	inherited map[broker.SessionID]bool
 }
 
 // openSessions reads what was open. A file that cannot be read is said and left.
@@ -67,7 +70,7 @@ func openSessions(c Config) (*sessions, error) {
 		return nil, err
 	}
 	s := &sessions{c: c, boot: strings.TrimSpace(string(boot)), all: map[broker.SessionID]*Session{},
-		of: map[uint32]int{}, tried: map[broker.SessionID]time.Time{}}
+		of: map[uint32]int{}, tried: map[broker.SessionID]time.Time{}, inherited: map[broker.SessionID]bool{}}
 	if err := os.MkdirAll(c.Sessions, 0o700); err != nil {
 		return nil, err
 	}
@@ -100,6 +103,7 @@ func openSessions(c Config) (*sessions, error) {
 			continue
 		}
 		s.put(&e)
+		s.inherited[e.ID] = false
 	}
 	return s, nil
 }
@@ -191,6 +195,7 @@ func (s *sessions) open(e Session) (broker.SessionID, error) {
 	known := s.all[e.ID]
 	if known != nil && known.account() == e.account() && known.UID == e.UID && !known.Opened {
 		e.TicketsSince, e.TicketsEnd = known.TicketsSince, known.TicketsEnd
+		delete(s.inherited, e.ID)
 		err := s.replace(&e)
 		s.mu.Unlock()
 		return e.ID, err

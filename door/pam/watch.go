@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,10 +32,11 @@ func (s *sessions) run(ctx context.Context) {
 }
 
 // recover takes the sessions of the last sekishod up again, and says of those
-// that ended meanwhile that they are lost.
+// that ended meanwhile that they are lost. The door is open by now: what begins is
+// the broker's already.
 func (s *sessions) recover(ctx context.Context) {
 	alive := map[string]bool{}
-	all := s.list()
+	all := slices.DeleteFunc(s.list(), func(e Session) bool { return !s.isInherited(e.ID) })
 	if s.c.Reaper != nil {
 		var ids []string
 		for _, e := range all {
@@ -57,7 +59,10 @@ func (s *sessions) recover(ctx context.Context) {
 				s.c.Log.WithError(err).WithField("session", string(e.ID)).Error("a session could not be taken up again")
 			}
 		}
-		live := e.Boot == s.boot
+		s.mu.Lock()
+		live := e.Boot == s.boot && !s.inherited[e.ID]
+		delete(s.inherited, e.ID)
+		s.mu.Unlock()
 		switch {
 		case !e.Opened:
 			if !live {
@@ -76,8 +81,25 @@ func (s *sessions) recover(ctx context.Context) {
 	}
 }
 
-// gone ends a session that has no process any more.
+func (s *sessions) isInherited(id broker.SessionID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, is := s.inherited[id]
+	return is
+}
+
+// gone ends a session that has no process any more. One that the broker does not
+// know yet is recover's to end, so that it is recorded.
 func (s *sessions) gone(id broker.SessionID, why string) {
+	s.mu.Lock()
+	_, later := s.inherited[id]
+	if later {
+		s.inherited[id] = true
+	}
+	s.mu.Unlock()
+	if later {
+		return
+	}
 	if e := s.get(id); e != nil && e.Opened {
 		s.c.Broker.CloseSession(id, broker.ReasonNone)
 		s.end(id, why)
