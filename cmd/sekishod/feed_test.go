@@ -1,13 +1,19 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/door/pam"
 )
 
 // TestAHostSpeaksForItself: a session that a host reports is judged as one on that
@@ -44,5 +50,60 @@ func TestAHostSpeaksForItself(t *testing.T) {
 	d.openedThere("web2", s)
 	if now, ok := d.broker.Session("true"); !ok || !now.Ending.IsZero() {
 		t.Errorf("a session on web2: %+v", now)
+	}
+}
+
+// TestSessionsAreFoundBeforeTheyAreReported: a host that comes back tells its broker
+// of the sessions that it has, and not that there is none because it has not looked.
+func TestSessionsAreFoundBeforeTheyAreReported(t *testing.T) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	d := &daemon{log: logrus.NewEntry(log), now: time.Now}
+	d.cfg.Host = "web1"
+	var err error
+	d.broker, err = broker.New(broker.Config{Directory: func() broker.View { return broker.View{} }, Now: time.Now,
+		Record: func(broker.Request, broker.Decision) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := pam.Session{Opened: true, Boot: strings.TrimSpace(string(boot))}
+	s.ID, s.Keeper, s.Place, s.Since = "AAAAAAAAAAAAAAAAAAAAAA", pam.Keeper, "web1", time.Now()
+	b, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "sessions"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "sessions", string(s.ID)), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.pam, err = pam.New(pam.Config{Broker: d.broker, Host: "web1", Tickets: filepath.Join(dir, "tickets"), Sessions: filepath.Join(dir, "sessions"), Log: d.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.broker.Keep(pam.Keeper, d.pam.End)
+	reported := make(chan int, 1)
+	go func() {
+		n := 0
+		d.sessionsToReport(func(*broker.Session) bool { n++; return true })
+		reported <- n
+	}()
+	select {
+	case n := <-reported:
+		t.Fatalf("%d sessions are reported before anybody has looked", n)
+	case <-time.After(50 * time.Millisecond):
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); d.pam.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	if n := <-reported; n != 1 {
+		t.Errorf("%d sessions are reported", n)
 	}
 }

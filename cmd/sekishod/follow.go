@@ -65,7 +65,7 @@ func (d *daemon) buildUpstream() (err error) {
 	d.upstream, err = feed.NewClient(feed.ClientConfig{
 		Brokers: u.Brokers, Certificate: cert.get, CAs: cas, Host: broker.HostName(d.cfg.Host),
 		StateDir: filepath.Join(d.cfg.StateDir, "feed"), MaxAge: time.Duration(d.cfg.Snapshot.MaxAge),
-		Sessions: d.ownSessions, End: d.endOwn, Judges: true, Now: d.now, Log: d.log.WithField("part", "feed"),
+		Sessions: d.sessionsToReport, End: d.endOwn, Judges: true, Now: d.now, Log: d.log.WithField("part", "feed"),
 	})
 	if err != nil {
 		return err
@@ -77,6 +77,23 @@ func (d *daemon) buildUpstream() (err error) {
 // ownSessions are those that run here.
 func (d *daemon) ownSessions(f func(*broker.Session) bool) {
 	d.broker.Sessions(func(s *broker.Session) bool { return s.Place != broker.HostName(d.cfg.Host) || f(s) })
+}
+
+// findWait is how long a report of all sessions waits for those of the last sekishod.
+const findWait = 15 * time.Second
+
+// sessionsToReport are ownSessions, once those were found that began before this
+// sekishod did: the broker takes what it is not told of for lost.
+func (d *daemon) sessionsToReport(f func(*broker.Session) bool) {
+	if d.pam != nil {
+		t := time.NewTimer(findWait)
+		defer t.Stop()
+		select {
+		case <-d.pam.Found():
+		case <-t.C:
+		}
+	}
+	d.ownSessions(f)
 }
 
 // endOwn ends a session that the broker wants ended.

@@ -126,6 +126,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
+// Found is closed when Run has taken up the sessions of the last sekishod.
+func (s *Server) Found() <-chan struct{} { return s.sessions.found }
+
 // Opened is how many sessions are open.
 func (s *Server) Opened() int { return s.sessions.opened() }
 

@@ -54,6 +54,8 @@ type sessions struct {
 	c    Config // immutable
 	boot string // immutable
 
+	found chan struct{} // closed when recover has ended
+
 	mu    sync.Mutex
 	all   map[broker.SessionID]*Session  // guarded by mu; a Session in it is not changed but replaced
 	of    map[uint32]int                 // guarded by mu; how many an unprivileged caller has
@@ -70,7 +72,7 @@ func openSessions(c Config) (*sessions, error) {
 		return nil, err
 	}
 	s := &sessions{c: c, boot: strings.TrimSpace(string(boot)), all: map[broker.SessionID]*Session{},
-		of: map[uint32]int{}, tried: map[broker.SessionID]time.Time{}, inherited: map[broker.SessionID]bool{}}
+		of: map[uint32]int{}, tried: map[broker.SessionID]time.Time{}, inherited: map[broker.SessionID]bool{}, found: make(chan struct{})}
 	if err := os.MkdirAll(c.Sessions, 0o700); err != nil {
 		return nil, err
 	}

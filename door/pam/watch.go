@@ -18,6 +18,7 @@ import (
 // run sweeps until ctx ends.
 func (s *sessions) run(ctx context.Context) {
 	s.recover(ctx)
+	close(s.found)
 	s.removeStray()
 	t := time.NewTicker(sweepEvery)
 	defer t.Stop()
@@ -44,7 +45,9 @@ func (s *sessions) recover(ctx context.Context) {
 				ids = append(ids, string(e.ID))
 			}
 		}
+		ctx, cancel := context.WithTimeout(ctx, endWait)
 		living, err := s.c.Reaper.Alive(ctx, ids)
+		cancel()
 		if err != nil { // they may live: they are kept
 			s.c.Log.WithError(err).Error("which sessions are still open is not known")
 			living = ids
