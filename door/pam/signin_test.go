@@ -185,6 +185,16 @@ func TestOthersAskAboutThemselves(t *testing.T) {
 			t.Errorf("one whom the directory does not know: %s: %q", text, got)
 		}
 	}
+	// Nor says alice what sshd has verified: for herself, or, by a shared account's
+	// process, for whoever may enter that.
+	for _, info := range []string{"publickey%20" + strings.ReplaceAll(aliceKey, " ", "%20"), "gssapi-with-mic%20alice@EXAMPLE.ORG", ""} {
+		for uid, text := range map[int]string{
+			aliceUID: "auth user=alice service=x authinfo=", 2003: "account user=deploy service=x rhost=198.51.100.7 authinfo="} {
+			if got := ask(uid, text+info); !strings.HasPrefix(got, "unknown caller") {
+				t.Errorf("uid %d: %s%s: %q", uid, text, info, got)
+			}
+		}
+	}
 }
 
 func TestPasswd(t *testing.T) {

@@ -130,6 +130,10 @@ func (s *Server) answer(ctx context.Context, p *peer, r wire.Request) wire.Answe
 		s.c.Log.WithField("uid", p.UID).WithField("verb", r.Verb).Debug("not for this caller")
 		return unknown(wire.ReasonCaller, "this is not for you to ask: ask about your own user, or as root")
 	}
+	if p.UID != 0 && r.Has("authinfo") {
+		s.c.Log.WithField("uid", p.UID).WithField("verb", r.Verb).Warn("somebody other than root says what sshd has verified: refused")
+		return unknown(wire.ReasonCaller, "only root's sshd says what it has verified")
+	}
 	p.rounds = 0
 	return v.do(s, ctx, p, r)
 }
