@@ -71,13 +71,20 @@ func (s *session) members(c *census, stop map[int32]bool) map[int32]process {
 			c.spread(in, pid, stop)
 		}
 	}
-	// The number of a session (setsid(2)) is not given again while it has members.
-	for pid := range s.tree.known {
-		if _, ok := c.all[pid]; !ok {
-			for _, m := range c.sids[pid] {
-				in[m] = true
-				c.spread(in, m, stop)
-			}
+	// The number of a session (setsid(2)) is not given again while it has members; once
+	// it has none, it is anybody's.
+	for pid, started := range s.tree.known {
+		p, ok := c.all[pid]
+		if ok && p.started == started {
+			continue
+		}
+		if ok || len(c.sids[pid]) == 0 {
+			delete(s.tree.known, pid)
+			continue
+		}
+		for _, m := range c.sids[pid] {
+			in[m] = true
+			c.spread(in, m, stop)
 		}
 	}
 	out := map[int32]process{}
