@@ -152,7 +152,7 @@ func (r *Server) tree(s *session) (map[int32]process, error) {
 // killTree stops the processes of a tree until there are no new ones, so that
 // none is left without a parent by which it could be found; then it kills them.
 func (r *Server) killTree(s *session) error {
-	stopped := map[int32]uint64{}
+	stopped := map[int32]process{}
 	var in map[int32]process
 	for range 50 {
 		var err error
@@ -161,8 +161,8 @@ func (r *Server) killTree(s *session) error {
 		}
 		fresh := false
 		for pid, p := range in {
-			if stopped[pid] != p.started {
-				fresh, stopped[pid] = true, p.started
+			if stopped[pid].started != p.started {
+				fresh, stopped[pid] = true, p
 				if err := signalTo(p, nil, unix.SIGSTOP); err != nil {
 					return err
 				}
@@ -175,6 +175,13 @@ func (r *Server) killTree(s *session) error {
 	for _, p := range in {
 		if err := signalTo(p, nil, unix.SIGKILL); err != nil {
 			return err
+		}
+	}
+	for pid, p := range stopped {
+		if _, is := in[pid]; !is { // it has begun a session from outside meanwhile
+			if err := signalTo(p, nil, unix.SIGCONT); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

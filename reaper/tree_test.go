@@ -1,6 +1,12 @@
 package reaper
 
-import "testing"
+import (
+	"fmt"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
 
 // TestAPidOfOthers: a pid that a session has had is not its for ever: what gets the
 // number later, and makes a session (setsid) of its own, is no part of it.
@@ -40,4 +46,63 @@ func TestAPidOfOthers(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestStoppedAndLetGo: a process that is stopped with a tree, and turns out to be the
+// beginning of a session from outside meanwhile, goes on.
+func TestStoppedAndLetGo(t *testing.T) {
+	for range 20 {
+		cmd := exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var child int32
+		if _, err := fmt.Fscan(out, &child); err != nil {
+			t.Fatal(err)
+		}
+		leader, err := readProcess(int32(cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		login, err := readProcess(child)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &Server{self: -1, c: Config{Sekishod: -2}, all: map[string]*session{}}
+		// A census with thousands that have just gone, so that there is time between two looks.
+		c := &census{map[int32]process{leader.pid: leader, child: login}, map[int32][]int32{leader.pid: {child}}, map[int32][]int32{}}
+		for pid := int32(1 << 22); pid < 1<<22+20000; pid++ {
+			c.all[pid], c.children[leader.pid] = process{pid: pid, parent: leader.pid, started: 1}, append(c.children[leader.pid], pid)
+		}
+		r.people.begun, r.people.last = time.Now().Add(time.Hour), c
+		s := &session{pid: leader.pid, started: leader.started, tree: &tree{audit: noAudit, known: map[int32]uint64{}}}
+		done := make(chan error, 1)
+		go func() { done <- r.killTree(s) }()
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+			if p, err := readProcess(child); err != nil || p.state == 'T' {
+				break
+			}
+		}
+		r.mu.Lock()
+		r.all["login"] = &session{pid: child, started: login.started, fresh: true}
+		r.mu.Unlock()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		p, err := readProcess(child)
+		syscall.Kill(int(child), syscall.SIGKILL)
+		cmd.Wait()
+		if err == nil && !p.dead() {
+			if p.state == 'T' {
+				t.Error("it was stopped, and let go like that")
+			}
+			return
+		}
+	}
+	t.Error("it was killed each time, before it could be let go")
 }
