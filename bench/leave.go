@@ -16,6 +16,9 @@ import (
 	"github.com/sekisho/sekisho/wire"
 )
 
+// patience bounds the wait for what must come about, on a slow machine too.
+const patience = 2 * time.Minute
+
 // newSite makes a site with these hosts; its world must be closed.
 func newSite(ctx context.Context, c site.Config) (s *site.Site, w *testenv.World, err error) {
 	if w, err = testenv.NewWorld(testenv.WorldConfig{}); err != nil {
@@ -63,7 +66,7 @@ func measureLeave(ctx context.Context, b *bench) (err error) {
 	for i := range people {
 		for n := range 4 {
 			var l *site.Live
-			if err := s.Soon(10*time.Second, func() (err error) {
+			if err := s.Soon(patience, func() (err error) {
 				l, err = s.Stay(fmt.Sprintf("user%d", i), keys[i], s.Hosts[n%2])
 				return err
 			}); err != nil {
@@ -103,8 +106,11 @@ func asked(socket, user, from, password string) (wire.Outcome, error) {
 	}
 	defer conn.Close()
 	a, err := wire.Ask(conn, wire.Request{Verb: "auth", Fields: []wire.Field{{Name: "user", Value: user}, {Name: "service", Value: "sshd"}, {Name: "rhost", Value: from}}})
-	if err != nil || a.Reason != "prompt" {
-		return 0, fmt.Errorf("instead of a prompt: %v, %w", a, err)
+	if err == nil && a.Reason != "prompt" {
+		err = fmt.Errorf("no prompt, but %v", a)
+	}
+	if err != nil {
+		return 0, err
 	}
 	a, err = wire.Ask(conn, wire.Request{Verb: "answer", Fields: []wire.Field{{Name: "a1", Value: password}}})
 	return a.Outcome, err
@@ -138,21 +144,35 @@ func measureSpray(ctx context.Context, b *bench) (err error) {
 		s.Run("", "rule", "add", "alice", "--subject", "user:alice", "--door", "pam", "--target", "host:*")); err != nil {
 		return err
 	}
+	// A sign-in that came before the broker has read all would count as a guess.
+	if err := s.Soon(patience, func() error {
+		st, err := s.Status(s.Broker)
+		if err == nil && st.Sync.Rules == 0 {
+			err = errors.New("the broker has not read the rule")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
 	socket := s.Broker.Path("/run/sekisho/pam.sock")
 	signIns := func(n int) ([]float64, error) {
 		var took []float64
 		for range n {
 			began := time.Now()
 			o, err := asked(socket, "alice", s.Client.Addr.String(), password)
-			if err != nil || o != wire.Yes {
-				return nil, fmt.Errorf("alice does not get in: %v, %w", o, err)
+			if err == nil && o != wire.Yes {
+				err = errors.New(o.String())
+			}
+			if err != nil {
+				return nil, fmt.Errorf("alice does not get in: %w", err)
 			}
 			took = append(took, time.Since(began).Seconds()*1e3)
 			time.Sleep(50 * time.Millisecond)
 		}
 		return took, nil
 	}
-	if err := s.Soon(10*time.Second, func() error { _, err := signIns(1); return err }); err != nil {
+	// By it the network is known.
+	if err := s.Soon(patience, func() error { _, err := signIns(1); return err }); err != nil {
 		return err
 	}
 	n := pick(300, 10)

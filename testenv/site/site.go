@@ -215,6 +215,9 @@ type Status struct {
 	Sync struct {
 		State string  `json:"state"`
 		Age   float64 `json:"age_seconds"`
+		Users int     `json:"users"`
+		Hosts int     `json:"hosts"`
+		Rules int     `json:"rules"`
 	} `json:"sync"`
 	Realm []struct {
 		Name string `json:"name"`
