@@ -51,7 +51,9 @@ var parts = []struct {
 	{"gssssh", measureGSSSSH},
 	{"signin", measureSignin},
 	{"accept", measureAccept},
-	{"leave", measureLeave},
+	{"leave", func(ctx context.Context, b *bench) error {
+		return errors.Join(measureLeave(ctx, b), measureTracked(ctx, b))
+	}},
 	{"spray", measureSpray},
 	{"publish", measurePublish},
 	{"sync", measureSync},
