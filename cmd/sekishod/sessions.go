@@ -30,13 +30,7 @@ func (d *daemon) sessionsVerb() local.Verb {
 			}
 			want := wanted{user: string(user), id: r.Get(report.FieldSession), host: host}
 			after := broker.SessionID(r.Get(report.FieldAfter))
-			var found []broker.Session
-			d.broker.Sessions(func(s *broker.Session) bool {
-				if s.ID > after && want.own(s) && !d.elsewhere(s.ID) {
-					found = append(found, *s)
-				}
-				return true
-			})
+			found := d.firstSessions(func(s *broker.Session) bool { return s.ID > after && want.own(s) && !d.elsewhere(s.ID) })
 			p := report.SessionPage{Sessions: make([]report.Session, len(found)), Broker: d.sharedName()}
 			for i, s := range found {
 				p.Sessions[i] = sessionReport(s)
@@ -53,6 +47,26 @@ func (d *daemon) sessionsVerb() local.Verb {
 			return wire.Answer{Outcome: wire.Yes, Body: body}
 		},
 	}
+}
+
+// firstSessions are the first by id that match, as many as a page can have and one
+// more.
+func (d *daemon) firstSessions(match func(*broker.Session) bool) (found []broker.Session) {
+	const most = report.MaxPage + 1
+	cut := func() {
+		slices.SortFunc(found, func(a, b broker.Session) int { return cmp.Compare(a.ID, b.ID) })
+		found = found[:min(len(found), most)]
+	}
+	d.broker.Sessions(func(s *broker.Session) bool {
+		if match(s) {
+			if found = append(found, *s); len(found) == 4*most {
+				cut()
+			}
+		}
+		return true
+	})
+	cut()
+	return found
 }
 
 // wanted says which sessions are meant; what is empty says nothing.

@@ -8,9 +8,9 @@ import (
 	"github.com/sekisho/sekisho/wire"
 )
 
-// maxPage and maxPageBytes keep a page within the limits of an answer.
+// MaxPage and maxPageBytes keep a page within the limits of an answer.
 const (
-	maxPage      = 1000
+	MaxPage      = 1000
 	maxPageBytes = wire.MaxAnswer / 2
 )
 
@@ -55,7 +55,7 @@ type pageHead struct {
 
 // encodeFirst puts the first items that fit into a page, one at least.
 func encodeFirst[T any](head pageHead, all []T) ([]string, error) {
-	body, err := encodePage(head, all[:min(len(all), maxPage)])
+	body, err := encodePage(head, all[:min(len(all), MaxPage)])
 	if err != nil {
 		return nil, err
 	}
