@@ -238,6 +238,11 @@ func (r *Roster) publish(ctx context.Context, s broker.Session, e entry, vouched
 	if ours && r.age(e) < r.t.renew && bytes.Equal(value, e.raw) {
 		return nil
 	}
+	r.mu.Lock()
+	r.wrote[doc.ID] = r.c.Now()
+	r.mu.Unlock()
+	// That it is there, the watch tells. An answer may come after the entry has gone
+	// again: a Delete of ours that could not tell may be done late.
 	if vouched { // it counts, whatever else is there
 		err = r.c.Store.Put(ctx, state.BucketSessions, doc.ID, value, r.t.ttl)
 	} else {
@@ -246,21 +251,7 @@ func (r *Roster) publish(ctx context.Context, s broker.Session, e entry, vouched
 	if errors.Is(err, state.ErrConflict) || errors.Is(err, state.ErrNotFound) {
 		return nil // another broker has it: the watch tells, and the next pass sees
 	}
-	if err != nil {
-		return err
-	}
-	now := r.c.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if cur, told := r.all[doc.ID]; told && bytes.Equal(cur.raw, value) && cur.revision != e.revision {
-		cur.renewed = now
-		r.all[doc.ID] = cur
-		return nil
-	}
-	fresh := r.entry(&doc, value)
-	fresh.at, fresh.renewed = now, now
-	r.all[doc.ID] = fresh
-	return nil
+	return err
 }
 
 // say says once that it does not go, and once that it goes again.

@@ -8,7 +8,6 @@
 package roster
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -77,8 +76,9 @@ type Roster struct {
 	heard  chan struct{} // of one: an echo has come
 	beats  chan struct{} // of one: only who holds it beats; before mu
 
-	mu      sync.Mutex // guards all below
-	all     map[string]entry
+	mu      sync.Mutex           // guards all below
+	all     map[string]entry     // what the store has, as its watch tells
+	wrote   map[string]time.Time // when this process wrote one last
 	brokers map[string]time.Time // when each was last heard of
 	orders  map[string]*order
 	touched map[string]bool // to be looked at; true: its end was seen here
@@ -113,7 +113,7 @@ func New(c Config) *Roster { return newRoster(c, usual) }
 func newRoster(c Config, t timing) *Roster {
 	one := func() chan struct{} { return make(chan struct{}, 1) }
 	return &Roster{c: c, t: t, run: rand.Text(), poke: one(), asking: one(), heard: one(), beats: one(), well: true,
-		all: map[string]entry{}, brokers: map[string]time.Time{}, orders: map[string]*order{},
+		all: map[string]entry{}, wrote: map[string]time.Time{}, brokers: map[string]time.Time{}, orders: map[string]*order{},
 		touched: map[string]bool{}, moved: map[string]bool{}, asked: map[string]*asked{}}
 }
 
@@ -176,9 +176,9 @@ func (r *Roster) hearSession(ch state.Change) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old, known := r.all[ch.Key]
 	delete(r.all, ch.Key)
 	if ch.Deleted {
+		delete(r.wrote, ch.Key)
 		return
 	}
 	s, err := parseSession(ch.Key, ch.Value)
@@ -188,8 +188,8 @@ func (r *Roster) hearSession(ch state.Change) {
 	}
 	e := r.entry(&s, ch.Value)
 	e.revision, e.at = ch.Revision, ch.Created
-	if known && old.Broker == r.c.Name && bytes.Equal(old.raw, e.raw) {
-		e.renewed = old.renewed
+	if s.Broker == r.c.Name {
+		e.renewed = r.wrote[ch.Key]
 	}
 	r.all[ch.Key] = e
 	if s.Broker != r.c.Name && len(r.touched) < maxTouched { // do we have it too?
