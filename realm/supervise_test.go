@@ -426,17 +426,28 @@ func TestLeftover(t *testing.T) {
 func TestKilledInFirstStart(t *testing.T) {
 	c := testConfig(t)
 	whole := 0
+	made := func() bool { _, err := os.Stat(filepath.Join(c.Dir, "realm")); return err == nil }
+	var took time.Duration // from the start until the realm is made
 	for n := range 25 {
 		os.RemoveAll(c.Dir)
 		cmd := sekishod(t, c, nil, self(t))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		after := time.Duration(n)*22*time.Millisecond + rand.N(20*time.Millisecond)
-		time.Sleep(after)
+		began := time.Now()
+		if n%12 == 0 { // some after it was made, however slow the machine is
+			for !made() && time.Since(began) < time.Minute {
+				time.Sleep(time.Millisecond)
+			}
+			took = time.Since(began)
+			time.Sleep(rand.N(20 * time.Millisecond))
+		} else {
+			time.Sleep(time.Duration(n)*took/20 + rand.N(20*time.Millisecond))
+		}
+		after := time.Since(began)
 		cmd.Process.Kill()
 		cmd.Wait()
-		if _, err := os.Stat(filepath.Join(c.Dir, "realm")); err == nil {
+		if made() {
 			whole++
 		}
 		r, err := realm.Open(within(t, time.Minute), c)
