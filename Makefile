@@ -4,7 +4,8 @@
 # make race       the tests of packages with concurrency, under the race detector
 # make fuzz       each fuzz target for FUZZTIME
 # make fmt-check  gofmt has nothing to say
-# make bench      measures against the peers and writes bench/results.tsv
+# make bench      measures against the peers and writes bench/results.tsv; then judging
+#                 sessions, the audit record, the state and 1,000 hosts
 # make chaos      kills and cuts off a small site under load, CHAOS="-rounds 20" for long
 # make demo       the world of the README; make demo-stop removes every trace
 
@@ -48,6 +49,8 @@ bench:
 	testenv/packages.sh base bench
 	$(MAKE) build build/bin/bench
 	build/bin/bench
+	$(GO) test -run '^$$' -bench 'Judge|Door|Verify|CreateInside' ./broker ./audit ./state
+	FEED_HOSTS=1000 $(GO) test -count=1 -v -run '^TestCrowd$$' ./feed
 
 build/bin/bench: FORCE
 	$(GO) build -trimpath -o build/bin/ ./bench
