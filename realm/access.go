@@ -68,6 +68,9 @@ func accessRules(l Layout) []access {
 		// with two he could not tell when a person's lock-out ends.
 		{fmt.Sprintf("to dn.exact=%q", l.servicePolicy()), nil},
 
+		// What sekishod writes at each start (probeSlapd).
+		{fmt.Sprintf("to dn.exact=%q attrs=description", l.Sekishod()), []string{broker + " write"}},
+
 		// Service accounts are seen by the broker and by themselves.
 		{subtree(l.Services()), []string{broker + " read", "self read"}},
 

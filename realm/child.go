@@ -8,12 +8,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/go-ldap/ldap/v3"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +39,8 @@ type child struct {
 	pidFile string
 	litter  []string      // files that the program leaves behind
 	hint    func() string // what may help when it does not start; "" for nothing
+	begins  func()        // before each start; nil for nothing
+	ends    func(ok bool) // after each end; ok: by itself or as told, without a fault
 	log     *logrus.Entry
 	now     func() time.Time
 
@@ -113,6 +117,9 @@ func (c *child) once(ctx context.Context, again bool, ready func()) (wasReady bo
 	defer runtime.UnlockOSThread()
 
 	c.output.reset()
+	if c.begins != nil {
+		c.begins()
+	}
 	cmd := c.command()
 	cmd.Stdout, cmd.Stderr = &c.output, &c.output
 	cmd.WaitDelay = 2 * time.Second
@@ -156,6 +163,9 @@ func (c *child) once(ctx context.Context, again bool, ready func()) (wasReady bo
 	helpers.Wait()
 	for _, f := range append(c.litter, c.pidFile) {
 		os.Remove(f)
+	}
+	if c.ends != nil {
+		c.ends(werr == nil)
 	}
 
 	switch {
@@ -337,4 +347,62 @@ func holdsCap(n uint) (bool, error) {
 		return false, fmt.Errorf("reading this process's capabilities: %w", err)
 	}
 	return data[n/32].Permitted&(1<<(n%32)) != 0, nil
+}
+
+// touchTries is how often slapd is asked for a first write before it is reached
+// without one: some fifteen seconds.
+const touchTries = 200
+
+// slapdBegins marks the database as in use.
+func (r *Realm) slapdBegins() {
+	path := r.maker.c.files().unclean
+	if _, err := os.Lstat(path); err == nil {
+		r.unclean = true
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
+	}
+	if err != nil {
+		r.slapd.log.WithError(err).Warn("it cannot be noted that slapd runs: should the machine lose its power, its last changes may be unknown to those who follow it")
+	}
+}
+
+// slapdEnds takes the mark away, when slapd has closed its database.
+func (r *Realm) slapdEnds(ok bool) {
+	if r.unclean = !ok; ok {
+		os.Remove(r.maker.c.files().unclean)
+	}
+}
+
+// probeSlapd makes slapd reachable once it answers: then its socket gets the name
+// that all know. After an unclean end it writes something first.
+//
+// A slapd that was killed, or whose disk was full, may have a change that its
+// contextCSN does not have. OpenLDAP 2.5 tells those who follow it nothing of such a
+// change, not even when they read everything, until there is a later one; and once
+// they have heard of that, not then either. So there is a later one before anybody
+// can follow.
+func (r *Realm) probeSlapd(ctx context.Context) error {
+	f := r.maker.c.files()
+	l, err := dialSocket(ctx, f.socketNew)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if err := l.ExternalBind(); err != nil {
+		return err
+	}
+	if r.unclean {
+		touch := ldap.NewModifyRequest(r.maker.layout.Sekishod(), nil)
+		touch.Replace("description", []string{sekishodIs})
+		if err := l.Modify(touch); err != nil {
+			if r.touched++; r.touched < touchTries {
+				return fmt.Errorf("its first write: %w", err)
+			}
+			r.slapd.log.WithError(err).Error("slapd takes no write: a change of just before its end may be unknown to those who follow it; when it takes them again, restart sekishod")
+		}
+		r.touched = 0
+	}
+	return os.Rename(f.socketNew, f.socket)
 }

@@ -248,9 +248,9 @@ type files struct {
 	realm, stash, db, ca, caKey, passwd, passwdKDC string
 
 	slapdConf, slapdD, cert, certKey, kdcCert, kdcKey, ldapKeytab, kdcConf, kdcKrb5, slapdKrb5 string
-	keytab, changepwKeytab, changepwReplay                                                     string
+	keytab, changepwKeytab, changepwReplay, unclean                                            string
 
-	lock, socket, otpDir, otpSocket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
+	lock, socket, socketNew, otpDir, otpSocket, publicCA, publicKrb5, slapdPID, kdcPID, kdcMark string
 }
 
 func (c Config) files() files { return filesIn(filepath.Join(c.Dir, "realm"), c) }
@@ -265,9 +265,9 @@ func filesIn(realm string, c Config) files {
 		slapdConf: in("slapd.ldif"), slapdD: in("slapd.d"), cert: in("tls/server.crt"), certKey: in("tls/server.key"),
 		kdcCert: in("tls/kdc.crt"), kdcKey: in("tls/kdc.key"),
 		ldapKeytab: in("ldap.keytab"), kdcConf: in("kdc.conf"), kdcKrb5: in("kdc-krb5.conf"), slapdKrb5: in("slapd-krb5.conf"),
-		keytab: in("sekisho.keytab"), changepwKeytab: in("changepw.keytab"), changepwReplay: in("changepw.replay"),
+		keytab: in("sekisho.keytab"), changepwKeytab: in("changepw.keytab"), changepwReplay: in("changepw.replay"), unclean: in("slapd.unclean"),
 
-		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), otpDir: run("kdc"), otpSocket: run("kdc/otp"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
+		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), socketNew: run("ldapi.new"), otpDir: run("kdc"), otpSocket: run("kdc/otp"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
 		slapdPID: filepath.Join(c.Dir, "slapd.pid"), kdcPID: filepath.Join(c.Dir, "krb5kdc.pid"),
 		kdcMark: filepath.Join(c.Dir, "krb5kdc.self"), // the KDC's own pid file, whose name tells it from other KDCs
 	}

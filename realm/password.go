@@ -38,9 +38,13 @@ const (
 
 // dial opens a connection to slapd whose every read and write ends by a deadline.
 func (r *Realm) dial(ctx context.Context) (*ldap.Conn, error) {
+	return dialSocket(ctx, r.maker.c.files().socket)
+}
+
+func dialSocket(ctx context.Context, socket string) (*ldap.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, ldapLimit)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", r.maker.c.files().socket)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
 	}
@@ -52,15 +56,6 @@ func (r *Realm) dial(ctx context.Context) (*ldap.Conn, error) {
 	l := ldap.NewConn(conn, false)
 	l.Start()
 	return l, nil
-}
-
-func (r *Realm) probeSlapd(ctx context.Context) error {
-	l, err := r.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return l.ExternalBind()
 }
 
 // ChangePassword changes a user's own password: it checks old by a bind as the user

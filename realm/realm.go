@@ -94,9 +94,15 @@ type Realm struct {
 	slapd, kdc *child        // immutable after Open
 	lock       *os.File      // held until Close
 	ready      chan struct{} // closed when both have answered
-	done       chan struct{} // closed when Run has returned
-	turns      chan struct{} // one for each password being set
-	checks     chan struct{} // one for each password being checked
+
+	// slapd's goroutine alone has these: whether it ended last without closing its
+	// database, and how many first writes it has refused.
+	unclean bool
+	touched int
+
+	done   chan struct{} // closed when Run has returned
+	turns  chan struct{} // one for each password being set
+	checks chan struct{} // one for each password being checked
 
 	mu      sync.Mutex // guards all below
 	cancel  context.CancelFunc
@@ -154,7 +160,8 @@ func open(ctx context.Context, cfg Config) (*Realm, error) {
 	r.kdc = r.newChild("krb5kdc", f.kdcPID, r.kdcCommand, func(ctx context.Context) error {
 		return probeKDC(ctx, dialable(c.KDC[0]), m.layout.Realm)
 	})
-	r.kdc.litter = []string{f.kdcMark}
+	r.slapd.litter, r.kdc.litter = []string{f.socket, f.socketNew}, []string{f.kdcMark}
+	r.slapd.begins, r.slapd.ends = r.slapdBegins, r.slapdEnds
 	for _, step := range []func() error{
 		func() error { return stopLeftover(ctx, f.kdcPID, m.sys.krb5kdc, f.kdcMark) },
 		func() error { return stopLeftover(ctx, f.slapdPID, m.sys.slapd, f.slapdD) },
@@ -236,8 +243,8 @@ func lowPort(lists ...[]string) bool {
 }
 
 func (r *Realm) slapdCommand() *exec.Cmd {
-	c, f, i := r.maker.c, r.maker.c.files(), r.maker.c.info()
-	urls := []string{i.LDAPI + "/????x-mod=-rwxrwxrwx"}
+	c, f := r.maker.c, r.maker.c.files()
+	urls := []string{socketURL(f.socketNew) + "/????x-mod=-rwxrwxrwx"} // see probeSlapd
 	for _, a := range c.LDAP {
 		urls = append(urls, "ldap://"+a+"/")
 	}

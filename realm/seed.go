@@ -21,6 +21,9 @@ const (
 	argonThreads = 1
 )
 
+// sekishodIs describes sekishod's entry, which it writes again at each start.
+const sekishodIs = "the broker, over ldapi; it has no password"
+
 // maxFailures is how many wrong passwords within ten minutes lock a person's account
 // for ten: more than the doors' own budgets let through, or others could lock
 // somebody out.
@@ -108,7 +111,7 @@ func seed(l Layout, m krb.MasterKey, kdcSecret, passwdSecret string, now time.Ti
 		}
 		es = append(es, entry{dn, a})
 	}
-	service(l.Sekishod(), "sekishod", "the broker, over ldapi; it has no password", "")
+	service(l.Sekishod(), "sekishod", sekishodIs, "")
 	service(l.kdc(), "kdc", "the Kerberos KDC", kdcSecret)
 	service(l.passwd(), "passwd", "changes people's passwords for them", passwdSecret)
 

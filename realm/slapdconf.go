@@ -113,7 +113,9 @@ func slapdLDIF(c Config, f files, sys system) (string, error) {
 	}
 	// The contextCSN is written after each change. Otherwise a slapd that is killed
 	// comes back with an older one, and looks to its followers like a restored backup.
-	overlay("syncprov", "olcSyncProvConfig", "olcSpCheckpoint: 1 1\nolcSpSessionlog: 10000")
+	// There is no session log: after a start it takes itself for complete, and hides
+	// deletions of before that were not told.
+	overlay("syncprov", "olcSyncProvConfig", "olcSpCheckpoint: 1 1")
 	overlay("memberof", "olcMemberOfConfig", "olcMemberOfGroupOC: groupOfNames\nolcMemberOfMemberAD: member\n"+
 		"olcMemberOfMemberOfAD: memberOf\nolcMemberOfRefInt: TRUE")
 	// A group that loses its last member to a deletion keeps a name that is nobody's,
