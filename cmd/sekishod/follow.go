@@ -232,7 +232,8 @@ func (d *daemon) answerTyped(proof broker.Proof, check func(context.Context, bro
 			claim.From = c.From.Unmap().WithZone("")
 		}
 		a := c.attempt(host)
-		a.Door, a.Proof = "codes", proof // the host must not settle it
+		d.guesses.settle(ctx, a, broker.NeedProof) // what the host has taken for it: it is counted once, here
+		a.Door, a.Proof = "codes", proof           // the host must not settle it
 		switch al := d.guesses.take(ctx, a); {
 		case al.Unknown:
 			return typedAnswer{broker.Unknown, broker.ReasonState}, nil
