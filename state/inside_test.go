@@ -466,3 +466,18 @@ func TestClockSetBack(t *testing.T) {
 		t.Error(yes, err)
 	}
 }
+
+// TestUnreadableLedger: it is an error that names it.
+func TestUnreadableLedger(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(dir, 0o700), os.Mkdir(filepath.Join(dir, "ledger"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Config{Dir: dir, Log: quiet()})
+	if err == nil {
+		s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "ledger")) {
+		t.Errorf("%v", err)
+	}
+}

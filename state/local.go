@@ -61,7 +61,9 @@ func (l *local) open() error {
 		}
 	}
 	if err != nil {
-		ledger.close()
+		if ledger != nil { // else it could not be read
+			ledger.close()
+		}
 		return err
 	}
 	l.ledger = ledger
