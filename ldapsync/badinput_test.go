@@ -38,6 +38,7 @@ func TestBadValues(t *testing.T) {
 	d.user("colon", 2002, "gecos", "root:x:0:0")
 	d.user("newline", 2003, "description", "x")
 	d.modify(userDN("newline"), "replace", "cn", "good\nroot::0:0:::")
+	d.user("clean", 2013)
 	d.user("low", 999)
 	d.user("rootgroup", 2004)
 	d.modify(userDN("rootgroup"), "replace", "gidNumber", "0")
@@ -126,6 +127,15 @@ func TestBadValues(t *testing.T) {
 	r.until("the rule is good", func(v broker.View) bool { return len(v.Rules()) == 1 })
 	d.modify("cn=bad,ou=access,"+testBase, "add", "sekishoTime", "at dawn")
 	r.until("the rule is bad again", func(v broker.View) bool { return len(v.Rules()) == 0 })
+	// What cannot be used is told at once, where nothing else changes with it.
+	d.modify(userDN("clean"), "add", "sshPublicKey", "ssh-ed25519 AAAAnonsense bad")
+	wait(t, "the status tells of a key", func() bool { _, ok := r.skipped(userDN("clean")); return ok })
+	d.modify(userDN("clean"), "delete", "sshPublicKey")
+	wait(t, "the status forgets the key", func() bool { _, ok := r.skipped(userDN("clean")); return !ok })
+	d.user("late", 998)
+	wait(t, "the status tells of a user", func() bool { s, ok := r.skipped(userDN("late")); return ok && s.Whole })
+	d.delete(userDN("late"))
+	wait(t, "the status forgets the user", func() bool { _, ok := r.skipped(userDN("late")); return !ok })
 }
 
 // TestLargeGroups: a group of 50,000, a user in 5,000 groups, loops.

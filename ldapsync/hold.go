@@ -83,12 +83,16 @@ func (s *Sync) settle(asOf time.Time) {
 	if !held && (seal || wasHeld) {
 		s.store.do(op{kind: opSeal})
 	}
-	if changed || refresh {
-		s.reportSkips()
-	}
+	s.reportSkips()
 }
 
+// reportSkips tells Status what cannot be used; that may have changed where the
+// snapshot has not.
 func (s *Sync) reportSkips() {
+	if !s.m.skips.changed {
+		return
+	}
+	s.m.skips.changed = false
 	list := s.m.skips.list()
 	s.mu.Lock()
 	s.st.SkippedEntries, s.st.SkippedValues, s.st.Skipped = s.m.skips.whole, s.m.skips.values, list

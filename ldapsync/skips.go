@@ -17,6 +17,7 @@ type skipList struct {
 	whole, values  int
 	log            *logrus.Entry
 	now            func() time.Time
+	changed        bool // since Status was told
 	windowStart    time.Time
 	logged, unsaid int
 }
@@ -49,6 +50,7 @@ func (l *skipList) note(e *entry, p *problems) {
 		return
 	}
 	l.forget(e.id)
+	l.changed = true
 	l.all[e.id] = s
 	l.values += int(s.values)
 	if s.whole {
@@ -83,6 +85,7 @@ func (l *skipList) forget(id broker.EntryID) {
 	if !ok {
 		return
 	}
+	l.changed = true
 	delete(l.all, id)
 	delete(l.texts, id)
 	l.values -= int(s.values)
