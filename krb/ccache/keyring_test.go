@@ -3,6 +3,7 @@ package ccache
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,13 +44,13 @@ func TestKeyrings(t *testing.T) {
 			[ $rc = 4 ] || { echo "destroy of none: $rc"; exit 1; }
 			echo done
 		`, "@CACHE@", name))
-		var kept string
+		kept := "true" // the offset of the clocks, and whether the cache knows it
 		if name == "KEYRING:work" {
-			kept = "2 1 0s false" // no offset in a cache that programs from before collections may see
-		} else {
-			kept = "2 1 0s true"
+			kept = "false" // no offset in a cache that programs from before collections may see
 		}
-		for _, want := range []string{" alice@EXAMPLE.ORG " + kept + "\n", "host/web2.example.org@EXAMPLE.ORG: kvno = 1\n", "\n1\n", "done\n"} {
+		// kinit counts in whole seconds, and some may pass before it has its answer.
+		out = regexp.MustCompile(`( alice@EXAMPLE\.ORG 2 1) -?[0-9]s true`).ReplaceAllString(out, "$1 0s true")
+		for _, want := range []string{" alice@EXAMPLE.ORG 2 1 0s " + kept + "\n", "host/web2.example.org@EXAMPLE.ORG: kvno = 1\n", "\n1\n", "done\n"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%s: no %q in\n%s", name, want, out)
 			}

@@ -20,6 +20,9 @@ import (
 // short makes attempts short enough for a test.
 func short(c *client.Config) { c.Try, c.Total = 600*time.Millisecond, 3*time.Second }
 
+// patient is for KDCs that do answer, on a machine that stalls.
+func patient(c *client.Config) { c.Try, c.Total = 10*time.Second, 20*time.Second }
+
 // waits is for tests that tell a step of waiting, one second, from none.
 func waits(c *client.Config) { c.Try, c.Total = 3*time.Second, 10*time.Second }
 
