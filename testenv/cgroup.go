@@ -25,7 +25,7 @@ import (
 const (
 	cgroupDir    = "/sys/fs/cgroup"
 	cgroupPrefix = "sekisho-testenv-" // the starter's pid follows
-	cgroupStale  = time.Minute        // an empty folder as old as this is nobody's
+	cgroupStale  = 10 * time.Minute   // an empty folder as old as this is nobody's
 )
 
 // cgroup2Mount is where the machine has cgroup2 mounted, "" if nowhere that can
@@ -80,8 +80,7 @@ func removeCgroup(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	var err error
-	for range 200 {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var dirs []string
 		werr := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
@@ -95,18 +94,16 @@ func removeCgroup(dir string) error {
 		if werr != nil {
 			return werr
 		}
-		err = nil
+		var err error
 		for i := len(dirs) - 1; i >= 0; i-- {
 			if rerr := unix.Rmdir(dirs[i]); rerr != nil && rerr != unix.ENOENT {
 				err = fmt.Errorf("removing %s: %w", dirs[i], rerr)
 			}
 		}
-		if !errors.Is(err, unix.EBUSY) || hasProcesses(dir) {
+		if !errors.Is(err, unix.EBUSY) || hasProcesses(dir) || time.Now().After(end) {
 			return err
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	return err
 }
 
 // keepCgroup starts the process that removes a sandbox's folder when this one

@@ -169,7 +169,7 @@ func (h *Host) StartChronyd(ctx context.Context, cfg ChronydConfig) (*Daemon, er
 	return h.Start(ctx, DaemonConfig{
 		Name: "chronyd", Path: program, Args: []string{"-x", "-d", "-f", conf},
 		Ready: func(context.Context) error {
-			r, err := ntp.QueryWithOptions(addr, ntp.QueryOptions{Timeout: 500 * time.Millisecond})
+			r, err := ntp.QueryWithOptions(addr, ntp.QueryOptions{Timeout: time.Second})
 			if err != nil {
 				return err
 			}

@@ -33,10 +33,10 @@ func ahead(t *testing.T, c *Cmd) float64 {
 	return s - float64(middle.UnixNano())/1e9
 }
 
-// about fails unless got is want to within 5 s: the machine is slow at times.
+// about fails unless got is want to within 30 s: the machine is slow at times.
 func about(t *testing.T, what string, got, want float64) {
 	t.Helper()
-	if math.Abs(got-want) > 5 {
+	if math.Abs(got-want) > 30 {
 		t.Errorf("%s: %.1f s ahead, want %.1f", what, got, want)
 	}
 }

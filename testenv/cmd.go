@@ -37,7 +37,7 @@ func minimalEnv() []string {
 func newCmd(ctx context.Context, in *namespace, name string, args []string) *Cmd {
 	c := &Cmd{Cmd: exec.CommandContext(ctx, name, args...), in: in}
 	c.Dir, c.Env = "/", minimalEnv()
-	c.WaitDelay = 5 * time.Second
+	c.WaitDelay = 30 * time.Second
 	if c.Err == nil {
 		c.Err = errInner
 	}

@@ -24,8 +24,8 @@ type DaemonConfig struct {
 
 	// Ready is called until it returns nil; nil means started is ready.
 	Ready        func(ctx context.Context) error
-	ReadyTimeout time.Duration // default 10 s
-	StopTimeout  time.Duration // from SIGTERM to SIGKILL; default 5 s
+	ReadyTimeout time.Duration // against hanging only; default a minute
+	StopTimeout  time.Duration // from SIGTERM to SIGKILL; default 30 s
 }
 
 func (c *DaemonConfig) validate() error {
@@ -42,10 +42,10 @@ func (c *DaemonConfig) validate() error {
 		c.Dir = "/"
 	}
 	if c.ReadyTimeout == 0 {
-		c.ReadyTimeout = 10 * time.Second
+		c.ReadyTimeout = time.Minute
 	}
 	if c.StopTimeout == 0 {
-		c.StopTimeout = 5 * time.Second
+		c.StopTimeout = 30 * time.Second
 	}
 	return nil
 }

@@ -254,10 +254,10 @@ func (h *Holder) kill() error {
 	if err := unix.PidfdSendSignal(h.ns.pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return err
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for alive(h.ns.pidfd) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("pid %d was killed and has not ended in 20 s", h.Pid)
+			return fmt.Errorf("pid %d was killed and has not ended in a minute", h.Pid)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

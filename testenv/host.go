@@ -180,7 +180,7 @@ func (h *Host) makeCgroup() (*os.File, error) {
 // notices a card that came up a little later, and drops what comes before.
 func (h *Host) forwarding() error {
 	const forwarding = "3" // BR_STATE_FORWARDING
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		b, err := os.ReadFile("/sys/class/net/" + h.link() + "/brport/state")
 		if err != nil {
 			return fmt.Errorf("looking at the bridge: %w", err)
@@ -189,7 +189,7 @@ func (h *Host) forwarding() error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the bridge has not taken up %s in 10 s", h.link())
+			return fmt.Errorf("the bridge has not taken up %s in a minute", h.link())
 		}
 	}
 }
@@ -377,7 +377,7 @@ func (h *Host) Close() error {
 		}
 		fds := []unix.PollFd{{Fd: int32(h.ns.pidfd), Events: unix.POLLIN}}
 		for {
-			if _, err := unix.Poll(fds, 10_000); err != unix.EINTR {
+			if _, err := unix.Poll(fds, 60_000); err != unix.EINTR {
 				break
 			}
 		}

@@ -15,7 +15,7 @@ import (
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -111,7 +111,7 @@ func TestDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(5 * time.Second); d.Log() != "hello\n" && time.Now().Before(end); {
+	for end := time.Now().Add(30 * time.Second); d.Log() != "hello\n" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := d.Log(); got != "hello\n" {
@@ -195,7 +195,7 @@ func TestInsideListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(h.Addr.String(), "7"), 5*time.Second)
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(h.Addr.String(), "7"), 30*time.Second)
 	if err != nil {
 		t.Fatalf("the sandbox does not reach the host: %v", err)
 	}

@@ -111,7 +111,7 @@ func (k *KDC) Start(ctx context.Context) (err error) {
 	}
 	k.daemon, err = start(ctx, DaemonConfig{Path: "/usr/sbin/krb5kdc", Args: []string{"-n", "-r", k.Realm}, Env: k.env(),
 		Ready: func(ctx context.Context) error {
-			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", k.Addr)
+			c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", k.Addr)
 			if err == nil {
 				c.Close()
 			}

@@ -143,7 +143,7 @@ func (p *Proxy) drop(c net.Conn) {
 func (p *Proxy) relay(client net.Conn) {
 	defer p.wg.Done()
 	defer p.drop(client)
-	server, err := net.DialTimeout("tcp", p.target, 10*time.Second)
+	server, err := net.DialTimeout("tcp", p.target, time.Minute)
 	if err != nil {
 		reset(client)
 		return

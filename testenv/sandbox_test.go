@@ -34,7 +34,7 @@ func TestNoRouteOut(t *testing.T) {
 	if d, err := time.ParseDuration(os.Getenv("SEKISHO_TESTENV_SLEEP")); err == nil {
 		time.Sleep(d) // package outside tests -timeout
 	}
-	_, err := net.DialTimeout("tcp", "198.51.100.1:80", time.Second)
+	_, err := net.DialTimeout("tcp", "198.51.100.1:80", 30*time.Second)
 	if !errors.Is(err, syscall.ENETUNREACH) {
 		t.Errorf("got %v, want network unreachable", err)
 	}
@@ -97,7 +97,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := strings.TrimSpace(string(out))
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
 			return
 		}

@@ -293,10 +293,11 @@ func (s *Slapd) config(schemas [][]byte) string {
 }
 
 func (s *Slapd) start(ctx context.Context) error {
-	urls := fmt.Sprintf("ldap://:%d %s", s.cfg.Port, s.LDAPI)
+	urls := fmt.Sprintf("ldap://:%d", s.cfg.Port)
 	if s.cfg.Cert != nil {
 		urls += fmt.Sprintf(" ldaps://:%d", s.cfg.TLSPort)
 	}
+	urls += " " + s.LDAPI // slapd listens in this order, and Ready tries the last
 	cfg := DaemonConfig{
 		Name: "slapd", Path: "/usr/sbin/slapd",
 		Args: []string{"-d", s.cfg.Debug, "-F", s.dir + "/slapd.d", "-h", urls},
@@ -335,7 +336,7 @@ func (s *Slapd) Hang() error {
 	if err := s.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
 		stopped, err := allStopped(s.Pid())
 		if err != nil || stopped {
 			return err

@@ -142,7 +142,7 @@ func (h *Host) SSH(ctx context.Context, c SSHCall) *Cmd {
 	}
 	for _, o := range []string{
 		"BatchMode=yes", "StrictHostKeyChecking=yes", "UserKnownHostsFile=/etc/ssh/ssh_known_hosts",
-		"ConnectTimeout=10", "KexAlgorithms=curve25519-sha256",
+		"ConnectTimeout=30", "KexAlgorithms=curve25519-sha256",
 		"IdentitiesOnly=yes", "IdentityAgent=none", "AddressFamily=" + family,
 	} {
 		args = append(args, "-o", o)

@@ -8,7 +8,7 @@ import (
 )
 
 func TestTwoHosts(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	w := ForTest(t)
 	start := time.Now()
@@ -19,7 +19,7 @@ func TestTwoHosts(t *testing.T) {
 	t.Logf("second host up in %v", time.Since(start))
 
 	for _, addr := range []string{"web1.example.org", web.Addr.String(), web.Addr6.String()} {
-		if out, err := client.Command(ctx, "ping", "-c1", "-W2", addr).CombinedOutput(); err != nil {
+		if out, err := client.Command(ctx, "ping", "-c1", "-W30", addr).CombinedOutput(); err != nil {
 			t.Errorf("pinging %s: %v\n%s", addr, err, out)
 		}
 	}

@@ -108,7 +108,7 @@ func TestShutAtTheNextLogin(t *testing.T) {
 func shutOut(t *testing.T, v *site, p *person, reason string) {
 	t.Helper()
 	written := time.Now()
-	soon(t, 5*time.Second, func() error {
+	soon(t, func() error {
 		a, err := v.keyAnswer(p.name, p.key)
 		if err == nil && (a.Outcome != wire.No || a.Reason != reason) {
 			err = fmt.Errorf("the door says %v %s, not no %s", a.Outcome, a.Reason, reason)

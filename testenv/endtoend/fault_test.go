@@ -94,6 +94,14 @@ func (s *storm) stop(t *testing.T, what string) {
 	t.Logf("%s: %d logins, %d refused, %d cut off, slowest %s", what, s.in.Load(), s.refused.Load(), s.cut.Load(), time.Duration(s.slowest.Load()).Round(time.Millisecond))
 }
 
+// someIn says whether somebody has come in.
+func (s *storm) someIn() error {
+	if s.in.Load() == 0 {
+		return errors.New("nobody has come in")
+	}
+	return nil
+}
+
 // A directory that hangs in the midst of logins is not noticed by them.
 func TestDirectoryHangs(t *testing.T) {
 	t.Parallel()
@@ -101,17 +109,22 @@ func TestDirectoryHangs(t *testing.T) {
 	v := newOutside(t, "hang", outsideConfig{ldif: ldif})
 	onlyAlice(t, v)
 	s := startStorm(t, v.site, world.alice, mallory, 3)
-	time.Sleep(700 * time.Millisecond)
+	soon(t, s.someIn)
 	need(t, v.slapd.Hang())
-	before := s.in.Load()
-	time.Sleep(3 * time.Second)
-	during := s.in.Load() - before
+	// So many that each client has begun a login while it hung, and come in.
+	during := s.in.Load() + 9
+	soon(t, func() error {
+		if n := s.in.Load(); n < during && s.refused.Load()+s.cut.Load()+s.other.Load() == 0 {
+			return fmt.Errorf("%d logins are missing while slapd hangs", during-n)
+		}
+		return nil
+	})
 	need(t, v.slapd.Resume())
 	s.stop(t, "a hung slapd")
-	if during < 3 || s.refused.Load() != 0 || s.cut.Load() != 0 || s.other.Load() != 0 {
-		t.Errorf("%d logins while slapd hung, %d refused, %d failed", during, s.refused.Load(), s.cut.Load()+s.other.Load())
+	if s.refused.Load() != 0 || s.cut.Load() != 0 || s.other.Load() != 0 {
+		t.Errorf("%d were refused, %d failed", s.refused.Load(), s.cut.Load()+s.other.Load())
 	}
-	if slow := time.Duration(s.slowest.Load()); slow > 5*time.Second {
+	if slow := time.Duration(s.slowest.Load()); slow > 20*time.Second { // libnss-systemd would wait for 45
 		t.Errorf("a login took %s", slow)
 	}
 	// And what changes afterwards is heard.
@@ -127,14 +140,15 @@ func TestBrokerKilled(t *testing.T) {
 	v := newOutside(t, "kill", outsideConfig{ldif: ldif})
 	onlyAlice(t, v)
 	s := startStorm(t, v.site, world.alice, mallory, 3)
+	soon(t, s.someIn)
 	for range 8 {
 		time.Sleep(250 * time.Millisecond)
 		v.daemon.Kill()
 		need(t, v.start(t.Context()))
 	}
 	s.stop(t, "sekishod killed")
-	if s.in.Load() == 0 || s.other.Load() != 0 {
-		t.Errorf("%d logins, %d failed otherwise than by refusal", s.in.Load(), s.other.Load())
+	if s.other.Load() != 0 {
+		t.Errorf("%d failed otherwise than by refusal", s.other.Load())
 	}
 	world.alice.in(t, call{to: v.site})
 	mallory.out(t, call{to: v.site})
@@ -164,7 +178,7 @@ func TestBrokerStopped(t *testing.T) {
 	keys := v.Command(t.Context(), "/usr/local/lib/sekisho/sekisho-keys", "deploy")
 	keys.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	out, err := keys.CombinedOutput()
-	if took := time.Since(begin); code(err) != 75 || took < time.Second || took > 4*time.Second {
+	if took := time.Since(begin); code(err) != 75 || took < time.Second || took > 20*time.Second { // it would wait for ever
 		t.Errorf("sekisho-keys: exit code %d after %s: %s", code(err), took, out)
 	}
 	// sshd looks up the groups of sekisho-keys before it starts it, and a
@@ -177,7 +191,7 @@ func TestBrokerStopped(t *testing.T) {
 			begin := time.Now()
 			out, err := world.alice.ssh(context.Background(), call{to: v.site, as: as})
 			took := time.Since(begin)
-			if err == nil || took > 55*time.Second {
+			if err == nil || took > patience-20*time.Second {
 				t.Errorf("as %s, after %s: %v: %s", as, took, err, out)
 			}
 			t.Logf("a login as %s failed after %s: %s", as, took.Round(time.Millisecond), out)
@@ -236,7 +250,7 @@ func TestManyAtOnce(t *testing.T) {
 	for _, c := range conns {
 		c.Close()
 	}
-	soon(t, 10*time.Second, func() error {
+	soon(t, func() error {
 		st, err := v.status(t.Context())
 		if err == nil && st.Socket.Open > 20 {
 			err = fmt.Errorf("%d connections are still open", st.Socket.Open)
@@ -274,7 +288,7 @@ func crowd(t *testing.T, v *site, users, each int) (conns []net.Conn) {
 			c, err := net.FileConn(f)
 			f.Close()
 			need(t, err)
-			c.SetDeadline(time.Now().Add(10 * time.Second))
+			c.SetDeadline(time.Now().Add(patience))
 			if w := words[i%len(words)]; w != "" {
 				c.Write([]byte(w)) // it may have been turned away already
 			}
@@ -309,7 +323,7 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	caughtUp(t, v.site)
-	soon(t, 20*time.Second, func() error {
+	soon(t, func() error {
 		st, err := v.status(t.Context())
 		if err == nil && st.Sync.DiskError == "" {
 			err = errors.New("status shows no error of the disk")
@@ -361,7 +375,7 @@ func TestBadCertificates(t *testing.T) {
 		need(t, v.ldap.WriteFile("/run/slapd-389/key.pem", cert.KeyPEM, 0o600))
 		need(t, v.slapd.Restart(t.Context()))
 		var st status
-		soon(t, 20*time.Second, func() error {
+		soon(t, func() error {
 			if st, err = v.status(t.Context()); err != nil {
 				return err
 			}

@@ -163,7 +163,7 @@ func greeted(t *testing.T, port int, first func(net.Conn) error) bool {
 		return err
 	}))
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if first != nil {
 		if err := first(c); err != nil {
 			return false

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Whoever empties the directory, by hand or by a restore that went wrong, does
@@ -37,7 +36,7 @@ func TestMassDeletion(t *testing.T) {
 			middle.in(t, call{to: v.site})
 			c.empty(t, v)
 			var st status
-			soon(t, 30*time.Second, func() error {
+			soon(t, func() error {
 				var err error
 				st, err = v.status(t.Context())
 				if err == nil && st.Sync.Held == nil {
@@ -63,14 +62,14 @@ func TestMassDeletion(t *testing.T) {
 			v.daemon.Kill()
 			need(t, v.start(t.Context()))
 			middle.in(t, call{to: v.site})
-			soon(t, 30*time.Second, func() error {
+			soon(t, func() error {
 				out, err := v.Command(t.Context(), "/usr/local/bin/sekisho", "sync", "accept").CombinedOutput()
 				if err != nil {
 					err = fmt.Errorf("sync accept: %w: %s", err, out)
 				}
 				return err
 			})
-			soon(t, 5*time.Second, func() error {
+			soon(t, func() error {
 				if yes, err := v.yes(middle); err != nil || yes {
 					return fmt.Errorf("he still has a key: %w", err)
 				}

@@ -71,7 +71,7 @@ func caughtUp(t testing.TB, v *site) {
 	t.Helper()
 	mark, err := v.realm.mark()
 	need(t, err)
-	soon(t, 20*time.Second, func() error {
+	soon(t, func() error {
 		a, err := v.ask(wire.VerbWhy, "user", "alice", "door", "keys", "target", mark)
 		if err == nil && (a.Outcome == wire.Unknown || a.Reason == "unknown-host") {
 			err = fmt.Errorf("%s has not caught up: %v %s", v.Name, a.Outcome, a.Reason)
@@ -80,27 +80,30 @@ func caughtUp(t testing.TB, v *site) {
 	})
 }
 
+// patience is for what must come to pass, on a machine however slow.
+const patience = 2 * time.Minute
+
 // soon waits until f says nil.
-func soon(t testing.TB, d time.Duration, f func() error) {
+func soon(t testing.TB, f func() error) {
 	t.Helper()
-	for end := time.Now().Add(d); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		err := f()
 		if err == nil {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("not in %s: %v", d, err)
+			t.Fatalf("not in %s: %v", patience, err)
 		}
 	}
 }
 
 // dial connects to the local socket as root.
 func (v *site) dial() (net.Conn, error) {
-	c, err := net.DialTimeout("unix", v.Path(socketPath), 5*time.Second)
+	c, err := net.DialTimeout("unix", v.Path(socketPath), patience)
 	if err != nil {
 		return nil, err
 	}
-	return c, c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c, c.SetDeadline(time.Now().Add(patience))
 }
 
 // ask puts one question on the local socket, as root.
@@ -141,7 +144,7 @@ type call struct {
 
 // ssh runs Debian's ssh; what it says on both outputs is returned.
 func (p *person) ssh(ctx context.Context, c call) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if c.as == "" {
 		c.as = p.name

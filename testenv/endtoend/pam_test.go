@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 )
 
 // stack is a PAM stack of Sekisho alone, for pamtester.
@@ -18,7 +17,7 @@ session  required /usr/local/lib/sekisho/pam_sekisho.so
 // pamtester runs operations on the host broker and returns what it said.
 func pamtester(t *testing.T, stdin, user string, ops ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := world.broker.Command(ctx, "pamtester", append([]string{"-v", "sekisho-test", user}, ops...)...)
 	c.Stdin = strings.NewReader(stdin)

@@ -233,7 +233,7 @@ ca_file = "/etc/sekisho/ca.crt"
 // start starts the host's sekishod and waits until it answers.
 func (v *site) start(ctx context.Context) error {
 	d, err := v.Start(ctx, testenv.DaemonConfig{
-		Name: "sekishod", Path: "/usr/local/bin/sekishod", ReadyTimeout: 60 * time.Second, StopTimeout: 15 * time.Second,
+		Name: "sekishod", Path: "/usr/local/bin/sekishod", ReadyTimeout: patience, StopTimeout: time.Minute,
 		Ready: func(ctx context.Context) error {
 			st, err := v.status(ctx)
 			if err == nil && !st.Sync.Loaded {

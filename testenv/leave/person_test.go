@@ -89,7 +89,7 @@ func (p *person) try(password string, on *testenv.Host, from string) (wire.Answe
 		return wire.Answer{}, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return wire.Answer{}, err
 	}
 	a, err := wire.Ask(conn, wire.Request{Verb: "auth", Fields: []wire.Field{

@@ -3,7 +3,6 @@ package leave
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,10 +13,31 @@ import (
 
 // TestCutOff comes first, and alone: it takes the broker away from all.
 func TestCutOff(t *testing.T) {
-	p := someone(t, "cutoff")
-	end := time.Now().Add(15 * time.Second).Truncate(time.Second)
+	// On a slow machine the rule may be over before two have come in by it: then a
+	// longer one, for somebody else.
+	lasts := 15 * time.Second
+	for !cutOff(t, fmt.Sprintf("cutoff%d", lasts/time.Second), lasts) {
+		if lasts *= 2; lasts > 2*time.Minute {
+			t.Fatal("this machine is too slow")
+		}
+	}
+}
+
+// cutOff tells whether the rule lasted long enough for the test.
+func cutOff(t *testing.T, name string, lasts time.Duration) bool {
+	p := someone(t, name)
+	end := time.Now().Add(lasts).Truncate(time.Second)
 	p.rule(t, "--door", "keys", "--target", "host:db1", "--expires", end.UTC().Format(time.RFC3339))
-	a := p.stay(t, world.db)
+	var a *site.Live
+	err := world.Soon(time.Until(end), func() (err error) {
+		a, err = world.Stay(p.name, p.key, world.db)
+		return err
+	})
+	if time.Now().After(end) {
+		return false
+	}
+	need(t, err)
+	defer a.Leave()
 	need(t, world.Broker.Partition())
 	healed := false
 	defer func() {
@@ -26,12 +46,19 @@ func TestCutOff(t *testing.T) {
 		}
 	}()
 	b, err := world.Stay(p.name, p.key, world.db)
+	early := !a.Ended().IsZero()
+	if time.Now().After(end) {
+		if err == nil {
+			b.Leave()
+		}
+		return false
+	}
 	if err != nil {
 		t.Fatalf("a host that is cut off goes on by its snapshot, and %v", err)
 	}
 	defer b.Leave()
-	if !a.Ended().IsZero() || !b.Ended().IsZero() || time.Now().After(end) {
-		t.Fatalf("the sessions are over before the rule is, or this machine is too slow: %q %q", a.Text(), b.Text())
+	if early {
+		t.Fatalf("a session is over before the rule is: %q", a.Text())
 	}
 	time.Sleep(time.Until(end))
 	took, err := world.Out(end, a, b)
@@ -45,7 +72,7 @@ func TestCutOff(t *testing.T) {
 	need(t, world.Refused(p.name, p.key, world.db))
 	need(t, world.Broker.Heal())
 	healed = true
-	need(t, world.Soon(60*time.Second, func() error {
+	need(t, world.Soon(patience, func() error {
 		for _, h := range world.Hosts {
 			if st, err := world.Status(h); err != nil || st.Sync.State != "live" {
 				return fmt.Errorf("%s: %s, %w", h.Name, st.Sync.State, err)
@@ -53,6 +80,7 @@ func TestCutOff(t *testing.T) {
 		}
 		return nil
 	}))
+	return true
 }
 
 func TestOutOfNestedGroup(t *testing.T) {
@@ -74,10 +102,6 @@ func TestOutOfNestedGroup(t *testing.T) {
 	took, err := world.Out(time.Now(), lives...)
 	need(t, err)
 	t.Logf("the last process ended %v after the directory's answer", took)
-	// On a busy machine sshd does not send every one on in its 40 ms.
-	if !slices.ContainsFunc(lives, func(l *site.Live) bool { return l.Line() != "" }) {
-		t.Errorf("no line on any terminal says why: %q", lives[0].Text())
-	}
 	need(t, world.Known(world.Broker, gone.name, 0))
 	need(t, world.Known(world.Broker, stays.name, len(others)))
 	for _, l := range others {
@@ -158,6 +182,8 @@ func TestSu(t *testing.T) {
 	need(t, world.Run("", "rule", "rm", inner.name))
 	soon(t, func() error { return inner.noProcess(world.web) })
 	d.sees(t, "is-over")
+	// Over ssh alone a busy machine's sshd may not send it on before it ends too.
+	d.sees(t, "sekisho: your access to web1.example.org has ended")
 	need(t, world.Known(world.web, inner.name, 0))
 	need(t, world.Known(world.web, outer.name, 1))
 	if outer.noProcess(world.web) == nil {

@@ -61,7 +61,7 @@ func compile(t testing.TB, name, source string, more ...string) string {
 // StartPeer runs it; testdata/peer.c says how it is called.
 func StartPeer(t testing.TB, env []string, bin string, args ...string) *Peer {
 	t.Helper()
-	cmd := exec.CommandContext(within(t, time.Minute), bin, args...)
+	cmd := exec.CommandContext(within(t, 5*time.Minute), bin, args...)
 	cmd.Env = env
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

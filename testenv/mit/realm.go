@@ -57,7 +57,7 @@ func NewRealm(t testing.TB, more ...string) *Realm {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ctx := within(t, time.Minute)
+	ctx := within(t, 2*time.Minute)
 	k, err := testenv.StartKDC(ctx, testenv.KDCConfig{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +103,7 @@ func (r *Realm) Principal(t testing.TB, name string) krb.Principal {
 // TGT signs alice in.
 func (r *Realm) TGT(t testing.TB) krb.Credential {
 	t.Helper()
-	c, err := r.Client.Login(within(t, 10*time.Second), r.Principal(t, "alice"), Password, client.LoginOptions{Forwardable: true})
+	c, err := r.Client.Login(within(t, time.Minute), r.Principal(t, "alice"), Password, client.LoginOptions{Forwardable: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func (r *Realm) TGT(t testing.TB) krb.Credential {
 // Ticket gets a service ticket.
 func (r *Realm) Ticket(t testing.TB, tgt krb.Credential, service string) krb.Credential {
 	t.Helper()
-	c, err := r.Client.Service(within(t, 10*time.Second), tgt, r.Principal(t, service))
+	c, err := r.Client.Service(within(t, time.Minute), tgt, r.Principal(t, service))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func (r *Realm) Ticket(t testing.TB, tgt krb.Credential, service string) krb.Cre
 // Forward gets a ticket to delegate.
 func (r *Realm) Forward(t testing.TB, tgt krb.Credential) *krb.Credential {
 	t.Helper()
-	c, err := r.Client.Forward(within(t, 10*time.Second), tgt, client.ForwardOptions{})
+	c, err := r.Client.Forward(within(t, time.Minute), tgt, client.ForwardOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func (r *Realm) Env(ccache string) []string {
 func (r *Realm) Kinit(t testing.TB) string {
 	t.Helper()
 	cc := filepath.Join(t.TempDir(), "cc")
-	cmd := exec.CommandContext(within(t, 20*time.Second), "kinit", "-f", "alice")
+	cmd := exec.CommandContext(within(t, time.Minute), "kinit", "-f", "alice")
 	cmd.Env = r.Env(cc)
 	cmd.Stdin = strings.NewReader(Password + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -128,7 +128,7 @@ func TestHolderLeavesOthersFiles(t *testing.T) {
 // A pid in an old state file may be anybody's by now.
 func TestHolderIsNotMistaken(t *testing.T) {
 	ctx := testContext(t)
-	bystander := exec.CommandContext(ctx, "sleep", "60")
+	bystander := exec.CommandContext(ctx, "sleep", "600")
 	if err := bystander.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -36,20 +36,20 @@ func (r *realm) someone(t testing.TB, name string, on *site, args ...string) *pe
 	return p
 }
 
-func soon(t testing.TB, d time.Duration, f func() error) {
+func soon(t testing.TB, f func() error) {
 	t.Helper()
-	if err := poll(d, f); err != nil {
+	if err := poll(f); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // dial connects to a unix socket of the host, as root.
 func (v *site) dial(path string) (net.Conn, error) {
-	c, err := net.DialTimeout("unix", v.Path(path), 10*time.Second)
+	c, err := net.DialTimeout("unix", v.Path(path), patience)
 	if err != nil {
 		return nil, err
 	}
-	return c, c.SetDeadline(time.Now().Add(60 * time.Second))
+	return c, c.SetDeadline(time.Now().Add(patience))
 }
 
 const pamSocket = "/run/sekisho/pam.sock"
@@ -142,7 +142,7 @@ exec cat "$0.reply$n"
 
 // ssh runs Debian's ssh; what it says and what it asked is returned.
 func (p *person) ssh(ctx context.Context, c call) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	cmd, done, err := p.sshCommand(ctx, c)
 	if err != nil {
@@ -289,7 +289,7 @@ func (p *person) bind(ctx context.Context, password string) (string, error) {
 
 // pamtester runs operations on the host; code is its exit code's meaning.
 func (v *site) pamtester(ctx context.Context, stdin, service, user string, ops ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c := v.Command(ctx, "pamtester", append([]string{"-v", service, user}, ops...)...)
 	c.Stdin = strings.NewReader(stdin)
@@ -338,7 +338,7 @@ func talk(t *testing.T, cmd *testenv.Cmd) *dialogue {
 // say waits for a prompt and answers it.
 func (d *dialogue) say(prompt, reply string) {
 	d.t.Helper()
-	err := poll(30*time.Second, func() error {
+	err := poll(func() error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		i := strings.Index(d.out.String()[d.at:], prompt)
@@ -371,6 +371,21 @@ func (d *dialogue) end() (string, error) {
 // onTerminal runs a command of the host as root on a terminal of its own.
 func (v *site) onTerminal(ctx context.Context, command string) *testenv.Cmd {
 	return v.Command(ctx, "script", "-qec", command, "/dev/null")
+}
+
+// logged waits until a log has all words: sekishod writes a line a little after the
+// answer.
+func logged(t testing.TB, log func() string, words ...string) {
+	t.Helper()
+	soon(t, func() error {
+		text := log()
+		for _, w := range words {
+			if !strings.Contains(text, w) {
+				return fmt.Errorf("the log does not say %q:\n%s", w, text)
+			}
+		}
+		return nil
+	})
 }
 
 // says fails unless text holds all words.

@@ -171,6 +171,9 @@ func TestDistance(t *testing.T) {
 // must wait; by the KDC and by a bind. The times of the five are compared pairwise
 // by Kolmogorov and Smirnov's test, at the level 0.001 for each of the ten pairs;
 // a pair that fails is measured once more, on its own samples, before it counts.
+// An answer for which RefusalTime was too short tells who is asked for and who is
+// not: one that a stalled machine delays so is left out, and a kind of which they
+// are most has failed.
 func TestRefusalsAreAlike(t *testing.T) {
 	t.Parallel()
 	const samples, workers, alpha = 40, 8, 0.001
@@ -200,7 +203,16 @@ func TestRefusalsAreAlike(t *testing.T) {
 					if a.took[0] < broker.RefusalTime {
 						t.Errorf("%s: an answer came after %v", a.kind, a.took[0])
 					}
+					late, _ := slices.BinarySearch(a.took, 2*broker.RefusalTime)
+					if a.took = a.took[:late]; late < samples/4 {
+						now = append(now, a.kind)
+						t.Logf("%s: only %d of %d answers were in time", a.kind, late, samples)
+						continue
+					}
 					for _, b := range all[:i] {
+						if slices.Contains(now, b.kind) {
+							continue
+						}
 						if d, limit := distance(a.took, b.took), critical(len(a.took), len(b.took), alpha); d > limit {
 							now = append(now, a.kind+" and "+b.kind)
 							t.Logf("%s and %s are %.2f apart, beyond %.2f", a.kind, b.kind, d, limit)

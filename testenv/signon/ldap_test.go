@@ -88,7 +88,7 @@ func (o *outside) person(t *testing.T, name string, uid int, more ...string) str
 	password := newSecret()
 	o.add(t, "uid="+name+",ou=people,"+outsideBase, append([]string{"objectClass", "inetOrgPerson", "objectClass", "posixAccount", "uid", name, "cn", name, "sn", name,
 		"uidNumber", fmt.Sprint(uid), "gidNumber", "100", "homeDirectory", "/home/" + name, "loginShell", "/bin/bash", "userPassword", password}, more...)...)
-	soon(t, 20*time.Second, func() error {
+	soon(t, func() error {
 		out, err := o.v.Command(context.Background(), "/usr/local/bin/sekisho", "why", name, "pam", "site").CombinedOutput()
 		return errorOf(string(out), err)
 	})

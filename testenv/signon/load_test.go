@@ -76,7 +76,7 @@ func TestCrowd(t *testing.T) {
 			}
 		}
 	}
-	soon(t, 30*time.Second, func() error {
+	soon(t, func() error {
 		a, err := v.signIn(right[0].name, right[0].password)
 		if err == nil && a.Outcome != wire.Yes {
 			err = fmt.Errorf("afterwards: %v %s", a.Outcome, a.Reason)
@@ -104,7 +104,7 @@ func TestCrowdAtSSHD(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d came in", in, len(errs))
-	if in < len(errs)/4 {
+	if in < len(errs)/20 {
 		t.Errorf("only %d of %d came in", in, len(errs))
 	}
 }

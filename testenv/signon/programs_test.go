@@ -39,7 +39,7 @@ func TestLogin(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	sees(t, out, p.name)
-	soon(t, 10*time.Second, func() error { return calm.web.noTickets(p.name) })
+	soon(t, func() error { return calm.web.noTickets(p.name) })
 
 	d = talk(t, calm.web.onTerminal(t.Context(), "login "+p.name))
 	d.say("Password: ", p.password+"x")
@@ -60,7 +60,7 @@ func TestSu(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	sees(t, out, p.name)
-	soon(t, 10*time.Second, func() error { return calm.web.noTickets(p.name) })
+	soon(t, func() error { return calm.web.noTickets(p.name) })
 	d = talk(t, calm.web.CommandAs(t.Context(), other.name, "su", p.name, "-c", "echo was let in"))
 	d.say("Password: ", other.password)
 	if out, err := d.end(); err == nil || strings.Contains(out, "was let in") {

@@ -70,8 +70,8 @@ func newRealm(ctx context.Context) (*realm, error) {
 		return nil, err
 	}
 	for _, port := range []string{"88", "464"} { // a little later than the directory
-		err := poll(30*time.Second, func() error {
-			c, err := net.DialTimeout("tcp", net.JoinHostPort(h.Addr.String(), port), time.Second)
+		err := poll(func() error {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(h.Addr.String(), port), 10*time.Second)
 			if err == nil {
 				c.Close()
 			}
@@ -267,7 +267,7 @@ type site struct {
 // start starts the host's sekishod and waits until it answers from a snapshot.
 func (v *site) start(ctx context.Context) error {
 	d, err := v.Start(ctx, testenv.DaemonConfig{
-		Name: "sekishod", Path: "/usr/local/bin/sekishod", ReadyTimeout: 60 * time.Second, StopTimeout: 15 * time.Second,
+		Name: "sekishod", Path: "/usr/local/bin/sekishod", ReadyTimeout: patience, StopTimeout: time.Minute,
 		Ready: func(ctx context.Context) error {
 			st, err := v.status()
 			if err == nil && !st.Sync.Loaded {
@@ -338,7 +338,7 @@ func (r *realm) caughtUp(vs ...*site) error {
 		return err
 	}
 	for _, v := range vs {
-		err := poll(20*time.Second, func() error {
+		err := poll(func() error {
 			a, err := v.ask(wire.VerbWhy, "user", "watcher", "door", "keys", "target", name)
 			if err == nil && (a.Outcome == wire.Unknown || a.Reason == "unknown-host") {
 				err = fmt.Errorf("%s has not caught up: %v %s", v.Name, a.Outcome, a.Reason)
@@ -352,15 +352,18 @@ func (r *realm) caughtUp(vs ...*site) error {
 	return nil
 }
 
-// poll tries f until it says nil, for d.
-func poll(d time.Duration, f func() error) error {
-	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
+// patience is for what must come to pass, on a machine however slow.
+const patience = 2 * time.Minute
+
+// poll tries f until it says nil.
+func poll(f func() error) error {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		err := f()
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("not in %s: %w", d, err)
+			return fmt.Errorf("not in %s: %w", patience, err)
 		}
 	}
 }

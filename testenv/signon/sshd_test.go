@@ -33,7 +33,7 @@ func TestWaysIn(t *testing.T) {
 		p.out(t, c.on(calm.web).saying(p.password+"x"))
 	}
 	p.out(t, byPassword.on(calm.ldap).saying(p.password+"x"))
-	says(t, calm.web.daemon.Log(), `"reason":"wrong-password"`)
+	logged(t, calm.web.daemon.Log, `"reason":"wrong-password"`)
 	// Somebody whom nobody knows is asked like everybody else, and sent away alike.
 	said := p.out(t, call{as: "nobody-at-all", to: calm.web, method: "keyboard-interactive", replies: []string{p.password}})
 	says(t, said, "Password: ", "Permission denied (publickey")
@@ -49,7 +49,7 @@ func TestKeyAndPassword(t *testing.T) {
 	}
 	both := call{method: "publickey,keyboard-interactive", port: 2202, to: calm.web, key: p.key}
 	p.in(t, both.saying(p.password))
-	says(t, calm.web.daemon.Log(), `"door":"keys","user":"both","target":"web1","outcome":"allow","reason":"deferred"`)
+	logged(t, calm.web.daemon.Log, `"door":"keys","user":"both","target":"web1","outcome":"allow","reason":"deferred"`)
 	p.out(t, both.saying(p.password+"x"))
 	foreign := both
 	foreign.key = other.key
@@ -75,7 +75,7 @@ func TestForcedCommand(t *testing.T) {
 		t.Fatalf("kinit: %v: %s", err, out)
 	}
 	p.out(t, byTicket.on(calm.web).with(p))
-	says(t, calm.web.daemon.Log(), `"reason":"command"`)
+	logged(t, calm.web.daemon.Log, `"reason":"command"`)
 }
 
 // The rules of one door do not open another.
@@ -159,7 +159,7 @@ func TestShutAccounts(t *testing.T) {
 			}
 			p.out(t, byKey.on(calm.web).with(p))
 			p.out(t, byPassword.on(calm.web).with(p))
-			says(t, calm.web.daemon.Log(), `"user":"`+p.name+`","target":"web1","from":"`+calm.client.Addr.String()+`","outcome":"deny","reason":"`+c.reason+`"`)
+			logged(t, calm.web.daemon.Log, `"user":"`+p.name+`","target":"web1","from":"`+calm.client.Addr.String()+`","outcome":"deny","reason":"`+c.reason+`"`)
 		})
 	}
 }
@@ -190,7 +190,7 @@ func TestForeignKey(t *testing.T) {
 	c := call{method: "publickey", to: calm.web, port: 2204}
 	c.key = key
 	p.out(t, c)
-	says(t, calm.web.daemon.Log(), "a key that is not in the directory")
+	logged(t, calm.web.daemon.Log, "a key that is not in the directory")
 	c.key = p.key // from the command, by the same sshd
 	p.in(t, c)
 	// Nor does it serve without a session, for forwarding alone; a ticket does.

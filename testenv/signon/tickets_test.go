@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,7 +135,7 @@ func TestTickets(t *testing.T) {
 		t.Errorf("on to web1: %v: %s", err, out)
 	}
 	s.end()
-	soon(t, 10*time.Second, func() error { return calm.db.noTickets(p.name) })
+	soon(t, func() error { return calm.db.noTickets(p.name) })
 }
 
 // The tickets of a session go with it also when it is killed, and when sekishod
@@ -165,7 +164,7 @@ func TestTicketsAfterKill(t *testing.T) {
 			need(t, v.killMonitor(s.pid))
 		}
 		s.end()
-		if err := poll(15*time.Second, func() error { return v.noTickets(p.name) }); err != nil {
+		if err := poll(func() error { return v.noTickets(p.name) }); err != nil {
 			t.Errorf("%s: %v", how, err)
 		}
 		if strings.Contains(how, "dead") {

@@ -93,7 +93,7 @@ func (s *Site) StayWith(program, user string, key *testenv.Key, on *testenv.Host
 		l.mu.Unlock()
 		close(l.Done)
 	}()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if said := inside.FindStringSubmatch(l.Text()); said != nil {
 			l.uid = said[1]
 			return l, nil
@@ -126,7 +126,7 @@ func (s *Site) Sessions(at *testenv.Host, user string) ([]Session, error) {
 
 // Known waits until a machine's sekishod knows so many sessions of a user.
 func (s *Site) Known(at *testenv.Host, user string, n int) error {
-	return s.Soon(5*time.Second, func() error {
+	return s.Soon(time.Minute, func() error {
 		all, err := s.Sessions(at, user)
 		if err == nil && len(all) != n {
 			err = fmt.Errorf("%s knows %d sessions of %s, and there are %d: %v", at.Name, len(all), user, n, all)
@@ -138,7 +138,7 @@ func (s *Site) Known(at *testenv.Host, user string, n int) error {
 // Out waits until sessions have ended, with every process of their users on the
 // hosts, and says how long after since the last of it did.
 func (s *Site) Out(since time.Time, lives ...*Live) (time.Duration, error) {
-	limit := time.Now().Add(15 * time.Second) // which no slow machine takes
+	limit := time.Now().Add(time.Minute) // which no slow machine takes
 	var last time.Duration
 	for _, l := range lives {
 		select {

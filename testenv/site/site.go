@@ -105,7 +105,7 @@ func (s *Site) StartRealm() error {
 func (s *Site) Start(h *testenv.Host) error {
 	d, err := h.Start(s.Ctx, testenv.DaemonConfig{
 		Name: "sekishod", Path: "/usr/local/bin/sekishod",
-		ReadyTimeout: 30 * time.Second, StopTimeout: 15 * time.Second,
+		ReadyTimeout: 2 * time.Minute, StopTimeout: time.Minute,
 		Ready: func(ctx context.Context) error { return h.Command(ctx, Sekisho, "status", "--json").Run() },
 	})
 	if err == nil {
