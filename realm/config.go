@@ -269,6 +269,8 @@ func filesIn(realm string, c Config) files {
 
 		lock: filepath.Join(c.Dir, "lock"), socket: run("ldapi"), socketNew: run("ldapi.new"), otpDir: run("kdc"), otpSocket: run("kdc/otp"), publicCA: run("ca.crt"), publicKrb5: run("krb5.conf"),
 		slapdPID: filepath.Join(c.Dir, "slapd.pid"), kdcPID: filepath.Join(c.Dir, "krb5kdc.pid"),
-		kdcMark: filepath.Join(c.Dir, "krb5kdc.self"), // the KDC's own pid file, whose name tells it from other KDCs
+		// The KDC's own pid file, whose name tells it from other KDCs. It does not start
+		// without writing it, so it is not on the disk that may be full.
+		kdcMark: run("krb5kdc.self"),
 	}
 }

@@ -88,6 +88,9 @@ type Status struct {
 // certCheck is how often a running realm looks whether its certificate is due.
 const certCheck = time.Hour
 
+// roomCheck is how often it looks whether a full disk has room again.
+const roomCheck = time.Second
+
 // Realm is an embedded realm. Its methods may be called from any goroutine.
 type Realm struct {
 	maker      maker         // immutable after Open
@@ -337,7 +340,13 @@ func (r *Realm) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := r.startKpasswd(ctx, &others); err != nil {
+	var room <-chan time.Time // while there is none for what kpasswd keeps
+	if err := r.startKpasswd(ctx, &others); errors.Is(err, unix.ENOSPC) {
+		r.maker.c.Log.WithError(err).Error("passwords cannot be changed over the network; make room on the disk: it is tried again until it works")
+		look := time.NewTicker(roomCheck)
+		defer look.Stop()
+		room = look.C
+	} else if err != nil {
 		return fmt.Errorf("starting the realm: %w", err)
 	}
 	close(r.ready)
@@ -347,6 +356,11 @@ func (r *Realm) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-room:
+			if err := r.startKpasswd(ctx, &others); err == nil {
+				room = nil
+				r.maker.c.Log.Info("passwords can be changed over the network")
+			}
 		case <-tick.C:
 			r.checkCert()
 		}

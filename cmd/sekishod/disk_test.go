@@ -96,8 +96,9 @@ func TestStoreFullDisk(t *testing.T) {
 		if a.Outcome == wire.Yes {
 			t.Fatal("a code counts that cannot be marked as used")
 		}
-		return a.Outcome == wire.Unknown && strings.Contains(d.Log(), state.ErrUnavailable.Error())
+		return a.Outcome == wire.Unknown
 	})
+	p.until("the log says why", func() bool { return strings.Contains(d.Log(), state.ErrUnavailable.Error()) })
 	if log := d.Log(); !strings.Contains(log, "the disk of the state store is full") || !strings.Contains(log, "make room") {
 		t.Errorf("the log does not say what mends it:\n%s", log)
 	}
@@ -118,7 +119,7 @@ func TestStoreFullDisk(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	p.fill(p.state)
-	d = p.start(nil)
+	begin()
 	if out := p.sekisho("why", "alice", "keys", testHost); !strings.HasPrefix(out, "YES: alice") {
 		t.Errorf("got %s", out)
 	}
