@@ -49,7 +49,8 @@ type Config struct {
 	// Idle is how long a connection may stay without a call; 0 is 30 seconds.
 	Idle time.Duration
 	// Request is how long a call may take to arrive from its first byte on,
-	// and an answer to be taken; 0 is 3 seconds.
+	// and each part of an answer to be taken; 0 is 10 seconds: what is cut off there
+	// is a list of groups that lacks some, and nss-systemd waits 45.
 	Request time.Duration
 	// Log gets what an operator must know. Needed.
 	Log *logrus.Entry
@@ -81,7 +82,7 @@ func (c *Config) validate() error {
 		c.Idle = 30 * time.Second
 	}
 	if c.Request == 0 {
-		c.Request = 3 * time.Second
+		c.Request = 10 * time.Second
 	}
 	if c.Members < 0 {
 		return errors.New("users door: Members is below zero")
