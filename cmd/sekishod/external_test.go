@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestExternal follows a directory that is somebody else's, over ldaps with a
@@ -69,14 +68,10 @@ ca_file = "%s/ca.crt"`, service, file, owner.run))
 		t.Error(err)
 	}
 	d.Kill()
-	begun := time.Now()
 	p.start(nil)
 	out := p.sekisho("why", "alice", "keys", testHost)
 	if !strings.HasPrefix(out, "YES: alice") {
 		t.Errorf("got %s", out)
-	}
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("it took %s to answer without a directory", took)
 	}
 	if s := p.status(); s.Sync.State == "live" || !s.Sync.Loaded {
 		t.Errorf("sync is %+v", s.Sync)

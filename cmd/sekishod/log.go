@@ -97,7 +97,7 @@ func (w *logWriter) run() {
 	}
 }
 
-// Close writes what is left, for at most a second, and stops. It may be
+// Close writes what is left, for at most five seconds, and stops. It may be
 // called twice.
 func (w *logWriter) Close() error {
 	w.mu.Lock()
@@ -110,7 +110,7 @@ func (w *logWriter) Close() error {
 	select {
 	case <-w.done:
 		return nil
-	case <-time.After(time.Second):
+	case <-time.After(5 * time.Second):
 		return errLogFull
 	}
 }

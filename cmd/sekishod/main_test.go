@@ -122,7 +122,7 @@ func (p *place) status() report.Status {
 // until polls for what must come true.
 func (p *place) until(what string, f func() bool) {
 	p.t.Helper()
-	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			p.t.Fatalf("never came so: %s", what)
 		}
@@ -232,7 +232,7 @@ func TestLowPorts(t *testing.T) {
 		}
 	}
 	for _, port := range []string{"700", "701", "702"} {
-		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, 2*time.Second)
+		c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,7 +301,7 @@ func TestStop(t *testing.T) {
 	if err := d.Stop(); err != nil {
 		t.Errorf("it did not end well: %v\n%s", err, d.Log())
 	}
-	if took := time.Since(begun); took > 4*time.Second {
+	if took := time.Since(begun); took > 9*time.Second {
 		t.Errorf("stopping took %s", took)
 	}
 	for _, pid := range pids {
@@ -358,7 +358,7 @@ func TestRefusals(t *testing.T) {
 			if c.before != nil {
 				c.before(p)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, path, "--config", p.config)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred}
@@ -421,33 +421,43 @@ func TestNotify(t *testing.T) {
 	}
 	p := newPlace(t, 3600, "")
 	d := p.start(nil, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=300000")
-	alive := 0
-	var read func() string
-	read = func() string {
-		b := make([]byte, 100)
-		l.SetReadDeadline(time.Now().Add(15 * time.Second))
-		n, err := l.Read(b)
-		if err != nil {
-			t.Fatal(err)
+	told := make(chan string, 10_000)
+	go func() { // until l is closed; the kernel keeps only a few for us
+		defer close(told)
+		for b := make([]byte, 100); ; {
+			n, err := l.Read(b)
+			if err != nil {
+				return
+			}
+			told <- string(b[:n])
 		}
-		if string(b[:n]) == "WATCHDOG=1" {
-			alive++
-			return read()
+	}()
+	const lives = "WATCHDOG=1"
+	read := func(skip string) string {
+		for {
+			select {
+			case got := <-told:
+				if got != skip {
+					return got
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("told nothing in a minute")
+			}
 		}
-		return string(b[:n])
 	}
-	if got := read(); got != "READY=1" {
+	if got := read(lives); got != "READY=1" {
 		t.Errorf("told %q", got)
 	}
-	time.Sleep(500 * time.Millisecond)
+	for range 3 {
+		if got := read(""); got != lives {
+			t.Errorf("told %q", got)
+		}
+	}
 	if err := d.Stop(); err != nil {
 		t.Error(err)
 	}
-	if got := read(); got != "STOPPING=1" {
+	if got := read(lives); got != "STOPPING=1" {
 		t.Errorf("told %q", got)
-	}
-	if alive < 3 {
-		t.Errorf("in half a second it told %d times that it lives", alive)
 	}
 	for _, c := range []struct {
 		usec, pid string

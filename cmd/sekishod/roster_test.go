@@ -90,7 +90,7 @@ func ask(t *testing.T, v local.Verb, fields ...string) wire.Answer {
 		}
 		r.Fields = append(r.Fields, wire.Field{Name: fields[i], Value: fields[i+1]})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	return v.Do(ctx, local.Caller{Peer: peers.Peer{UID: 0}}, r)
 }
