@@ -109,7 +109,7 @@ func TestSilence(t *testing.T) {
 	defer func() { close(release); l.Close(); <-done }()
 	begin := time.Now()
 	got, err := Stack{Dial: Socket(l.Addr().String())}.Run(t.Context(), Call{Service: "login", User: "alice"}, replyX)
-	if d := time.Since(begin); err == nil || got.Outcome != wire.Unknown || d < AnswerTime || d > AnswerTime+time.Second {
+	if d := time.Since(begin); err == nil || got.Outcome != wire.Unknown || d < AnswerTime || d > AnswerTime+20*time.Second {
 		t.Errorf("%+v, %v after %v", got, err, d)
 	}
 }

@@ -213,7 +213,7 @@ func (s *server) children(t *testing.T) string {
 // nothingLeft waits until no process of any conversation is left.
 func (s *server) nothingLeft(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		left := s.children(t)
 		if left == "" {
 			return

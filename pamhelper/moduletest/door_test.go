@@ -80,7 +80,7 @@ func (d *door) serve(t testing.TB, l net.Listener) {
 			}
 			all.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(time.Minute))
+				c.SetDeadline(time.Now().Add(3 * time.Minute))
 				d.talk(c)
 			})
 		}

@@ -137,7 +137,7 @@ func (v variant) start(t testing.TB, dir string, args ...string) []string {
 
 func (v variant) raw(t testing.TB, args ...string) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	all := append(append(append([]string{}, v.run...), v.host), args...)
 	cmd := exec.CommandContext(ctx, all[0], all[1:]...)

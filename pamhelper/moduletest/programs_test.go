@@ -49,7 +49,7 @@ func (s *site) dialogue(cmd *testenv.Cmd) *dialogue {
 // say waits for a prompt and answers it.
 func (d *dialogue) say(prompt, reply string) {
 	d.t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		d.mu.Lock()
 		i := strings.Index(d.out.String()[d.at:], prompt)
 		if i >= 0 {

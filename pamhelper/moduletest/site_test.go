@@ -100,7 +100,7 @@ func (s *site) must(cmd *testenv.Cmd) string {
 // since the last call.
 func (s *site) ended() []string {
 	s.t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		s.d.mu.Lock()
 		n := len(s.d.asked)
 		done := n > 0 && s.d.asked[n-1].Get("op") == "close"
@@ -135,7 +135,7 @@ func bare(requests []string) []string {
 func (s *site) noTickets() {
 	s.t.Helper()
 	var names []os.DirEntry
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		s.host.Inside(func() (err error) { names, err = os.ReadDir("/run/sekisho/tickets"); return err })
 		if len(names) == 0 {
 			return
