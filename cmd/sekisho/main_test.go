@@ -70,7 +70,7 @@ func startRealm() (*testenv.Daemon, error) {
 		if err := exec.CommandContext(ctx, "sekisho", "status").Run(); err != nil {
 			return err
 		}
-		c, err := net.DialTimeout("tcp", "127.0.0.1:464", time.Second) // what starts last, after the KDC
+		c, err := net.DialTimeout("tcp", "127.0.0.1:464", 10*time.Second) // what starts last, after the KDC
 		if err != nil {
 			return err
 		}
