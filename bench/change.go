@@ -77,7 +77,7 @@ func awaitKey(ctx context.Context, sock net.Conn, n, i int, there bool) error {
 	}
 	q := wire.Request{Verb: wire.VerbKeys, Fields: []wire.Field{
 		{Name: wire.FieldUser, Value: personOf(n).name}, {Name: wire.FieldFingerprint, Value: ssh.FingerprintSHA256(k)}}}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && ctx.Err() == nil; {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end) && ctx.Err() == nil; {
 		sock.SetDeadline(end)
 		a, err := wire.Ask(sock, q)
 		if err != nil {
@@ -91,7 +91,7 @@ func awaitKey(ctx context.Context, sock net.Conn, n, i int, there bool) error {
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
-	return errors.Join(ctx.Err(), fmt.Errorf("the key of %s did not change in 10 s", personOf(n).name))
+	return errors.Join(ctx.Err(), fmt.Errorf("the key of %s did not change in two minutes", personOf(n).name))
 }
 
 // changes compares what the whole process spends on one change: with the

@@ -66,7 +66,7 @@ func newCrowd(ctx context.Context, s *site.Site, dir string) (c *crowd, err erro
 	if c.conn, err = ldap.DialURL("ldapi://" + s.Broker.Path("/run/sekisho/ldapi")); err != nil {
 		return c, err
 	}
-	c.conn.SetTimeout(30 * time.Second)
+	c.conn.SetTimeout(patience)
 	if err := c.conn.ExternalBind(); err != nil {
 		return c, err
 	}

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/go-ldap/ldap/v3"
 
@@ -148,7 +147,7 @@ func writer(s *testenv.Slapd) (*ldap.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.SetTimeout(30 * time.Second)
+	c.SetTimeout(patience)
 	if err := c.Bind(s.RootDN, s.RootPW); err != nil {
 		c.Close()
 		return nil, err

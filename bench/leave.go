@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds the wait for what must come about, on a slow machine too.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // newSite makes a site with these hosts; its world must be closed.
 func newSite(ctx context.Context, c site.Config) (s *site.Site, w *testenv.World, err error) {

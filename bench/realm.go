@@ -253,7 +253,7 @@ krb5_validate = true
 		return err
 	}
 	_, err = r.sss.Start(ctx, testenv.DaemonConfig{
-		Name: "sssd", Path: "/usr/sbin/sssd", Args: []string{"-i", "--logger=stderr"}, ReadyTimeout: 30 * time.Second,
+		Name: "sssd", Path: "/usr/sbin/sssd", Args: []string{"-i", "--logger=stderr"}, ReadyTimeout: 5 * time.Minute,
 		Ready: func(ctx context.Context) error { return r.sss.Command(ctx, "getent", "passwd", "alice").Run() },
 	})
 	if err != nil {

@@ -101,7 +101,7 @@ type askers struct {
 }
 
 func (a askers) rate(ctx context.Context, atOnce int) (float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	args := append([]string{a.args[0], fmt.Sprint(atOnce), fmt.Sprint(signinTime().Milliseconds())}, a.args[1:]...)
 	c := a.on.Command(ctx, "/usr/local/bin/signin", args...)
@@ -145,7 +145,7 @@ func (p binders) rate(ctx context.Context, atOnce int) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		c.SetTimeout(10 * time.Second)
+		c.SetTimeout(2 * time.Minute)
 		conns = append(conns, c)
 		if err := bind(i); err != nil { // nobody's first one counts
 			return 0, err

@@ -80,7 +80,7 @@ func lookups(w *world) ([]lookup, error) {
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Minute))
+	c.SetDeadline(time.Now().Add(5 * time.Minute))
 	var ls []lookup
 	for n := 0; n < w.users; n += everyKeys {
 		p := personOf(n)

@@ -180,7 +180,7 @@ cache_credentials = true
 		return err
 	}
 	_, err := w.sss.Start(ctx, testenv.DaemonConfig{
-		Name: "sssd", Path: "/usr/sbin/sssd", Args: []string{"-i", "--logger=stderr"}, ReadyTimeout: 30 * time.Second,
+		Name: "sssd", Path: "/usr/sbin/sssd", Args: []string{"-i", "--logger=stderr"}, ReadyTimeout: 5 * time.Minute,
 		Ready: func(ctx context.Context) error { return sameKey(w, w.sss.Command(ctx, sssPath, "alice")) },
 	})
 	if err != nil {
