@@ -45,7 +45,7 @@ gone() {
 # killed, but that takes a moment.
 clean() {
 	local try
-	for try in $(seq 100); do
+	for try in $(seq 600); do
 		if gone; then
 			rm -rf $DATA
 			return
@@ -116,6 +116,19 @@ prints() {
 	result $code "$what"
 }
 
+# comes WHAT COMMAND...: the command succeeds, after a while.
+comes() {
+	local what=$1 code=0
+	shift
+	for _ in $(seq 300); do
+		code=0
+		"$@" >$DATA/out 2>&1 </dev/null || code=$?
+		[ $code != 0 ] || break
+		sleep 0.2
+	done
+	result $code "$what"
+}
+
 # refused WHAT TEXT COMMAND...: the command fails and says TEXT.
 refused() {
 	local what=$1 text=$2 code=0
@@ -132,7 +145,7 @@ engine() {
 		--storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent /$CGROUP \
 		--bridge none "${NET[@]}" >>$DATA/engine.log 2>&1 &
 	engine=$!
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		docker version >/dev/null 2>&1 && return
 		kill -0 $engine 2>/dev/null || break
 		sleep 0.1
@@ -150,7 +163,7 @@ compose() { docker-compose --project-name sekisho --project-directory "$ROOT" --
 in_broker() { compose exec -T broker "$@"; }
 from_client() { compose exec -T client "$@"; }
 add_user() { from_client cat "keys/$1.pub" | in_broker sekisho user add "$1" --key -; }
-login() { from_client ssh -o BatchMode=yes -o ConnectTimeout=10 "$@"; }
+login() { from_client ssh -o BatchMode=yes -o ConnectTimeout=30 "$@"; }
 
 # kept FILE writes what must be the same after down and up: secrets by their hashes.
 kept() {
@@ -210,6 +223,7 @@ world() {
 }
 
 logins() {
+	comes "web1 hears who may log in" login alice@web1 true
 	prints "alice logs in to web1 by the key from the directory" "alice web1" login alice@web1 'echo $(id -un) $(hostname)'
 	works "alice gets a terminal and a home there" login -tt alice@web1 'test -t 1 && cd && touch here && test -O here'
 	refused "alice reads no secret of web1" "password: Permission denied" login alice@web1 'cat /srv/handover/password'

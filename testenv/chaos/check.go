@@ -15,7 +15,7 @@ import (
 var errInside = errors.New("somebody is inside whose right was taken away")
 
 // settle is how long the last ends may take.
-const settle = 10 * time.Second
+const settle = 30 * time.Second
 
 // check looks at the site after a storm.
 func (s *storm) check() error {

@@ -107,7 +107,7 @@ func (s *storm) spend(t *token) error {
 
 // answer signs in at a PAM door, as sshd would, and is its last word.
 func answer(conn net.Conn, t *token, code string) (wire.Answer, error) {
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return wire.Answer{}, err
 	}
 	r := wire.Request{Verb: "auth", Fields: []wire.Field{{Name: "user", Value: t.name}, {Name: "service", Value: "sshd"}, {Name: "rhost", Value: "198.51.100.7"}}}
@@ -137,7 +137,7 @@ func answer(conn net.Conn, t *token, code string) (wire.Answer, error) {
 func (s *storm) codesAreSpentOnce() error {
 	for _, t := range s.tokens {
 		before := t.sum()
-		if err := s.Soon(45*time.Second, func() error {
+		if err := s.Soon(3*time.Minute, func() error {
 			if err := s.spend(t); t.sum() == before {
 				return fmt.Errorf("no code of %s is taken: %w", t.name, err)
 			}

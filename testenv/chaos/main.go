@@ -152,7 +152,7 @@ func newStorm(ctx context.Context, w *testenv.World) (*storm, error) {
 	if err := s.addTokens(); err != nil {
 		return nil, err
 	}
-	return s, s.Soon(10*time.Second, func() error {
+	return s, s.Soon(2*time.Minute, func() error {
 		for _, h := range s.Hosts {
 			if err := s.Login(s.people[0].name, s.people[0].key, h); err != nil {
 				return err

@@ -220,7 +220,7 @@ func (s *storm) calm() error {
 	for _, p := range s.people {
 		p.mu.Lock()
 		if p.unsure {
-			err := s.Soon(30*time.Second, func() error { // slapd may be on its way up
+			err := s.Soon(2*time.Minute, func() error { // slapd may be on its way up
 				_ = s.Run("", "group", "set", "staff", "--add", p.name) // he may be in it
 				return s.Run("", "group", "set", "staff", "--remove", p.name)
 			})
@@ -233,7 +233,7 @@ func (s *storm) calm() error {
 		p.mu.Unlock()
 	}
 	// A last change that every host must have seen.
-	return s.Soon(60*time.Second, func() error {
+	return s.Soon(3*time.Minute, func() error {
 		for _, h := range s.All() {
 			st, err := s.Status(h)
 			if err != nil {

@@ -59,7 +59,7 @@ func (s *scene) oneTimeCodes() {
 			s.Run("", "rule", "set", "operators", "--proof", "password", "--proof", "otp"))
 	})
 	s.step("ssh asks for both: she gets in; the password alone does not do", func() (err error) {
-		err = s.Soon(5*time.Second, func() error {
+		err = s.Soon(time.Minute, func() error {
 			if _, err := s.byPassword(fresh, s.web, "true"); err == nil {
 				return errors.New("the password alone opens web1")
 			}
@@ -111,7 +111,7 @@ func (s *scene) oneTimeCodes() {
 	s.step("without codes again, for the rest of the story", func() error {
 		return errors.Join(s.Run("", "user", "set", "alice", "--kdc-otp", "off"), s.Run("", "otp", "rm", "alice", "--yes"),
 			s.Run("", "rule", "set", "operators", "--proof", ""),
-			s.Soon(5*time.Second, func() error { _, err := s.byPassword(fresh, s.web, "true"); return err }))
+			s.Soon(time.Minute, func() error { _, err := s.byPassword(fresh, s.web, "true"); return err }))
 	})
 }
 

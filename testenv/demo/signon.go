@@ -55,7 +55,7 @@ func (s *scene) signOn() {
 		if err := s.Run("", "user", "set", "alice", "--lock"); err != nil {
 			return err
 		}
-		if err := s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) }); err != nil {
+		if err := s.Soon(time.Minute, func() error { return s.Refused("alice", s.alice, s.web) }); err != nil {
 			return err
 		}
 		if s.byTicket(s.web) == nil {
@@ -70,7 +70,7 @@ func (s *scene) signOn() {
 		if err := s.Run("", "user", "set", "alice", "--unlock"); err != nil {
 			return err
 		}
-		return s.Soon(2*time.Second, func() error {
+		return s.Soon(time.Minute, func() error {
 			_, err := s.byPassword(fresh, s.web, "true")
 			return errors.Join(s.Login("alice", s.alice, s.web), err)
 		})
@@ -103,7 +103,7 @@ func (s *scene) clocks() {
 		return nil
 	})
 	s.step("and the door does: \"this host's clock is 10 min 0 s behind\"", func() error {
-		return s.Soon(20*time.Second, func() error {
+		return s.Soon(time.Minute, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
 			if err == nil || !strings.Contains(out, "this host's clock is 10 min 0 s behind") {
 				return site.Said(fmt.Errorf("the door says otherwise: %w", err), out)
@@ -123,7 +123,7 @@ func (s *scene) clocks() {
 		if err := s.Broker.MoveClock(0); err != nil {
 			return err
 		}
-		return s.Soon(30*time.Second, func() error {
+		return s.Soon(time.Minute, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
 			return site.Said(err, out)
 		})
@@ -152,7 +152,7 @@ func (s *scene) noKDC() {
 		if err := s.Sekishod(s.Broker).Signal(syscall.SIGCONT); err != nil {
 			return err
 		}
-		return s.Soon(20*time.Second, func() error {
+		return s.Soon(time.Minute, func() error {
 			out, err := s.byPassword(fresh, s.web, "true")
 			return site.Said(err, out)
 		})

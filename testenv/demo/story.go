@@ -65,7 +65,7 @@ func (s *scene) people() error {
 		}
 	}
 	// The hosts hear of it by themselves.
-	return s.Soon(5*time.Second, func() error { return s.why(s.web, "alice", 0) })
+	return s.Soon(time.Minute, func() error { return s.why(s.web, "alice", 0) })
 }
 
 // keyAndGroup takes away a key, then a group, and gives them back.
@@ -74,31 +74,31 @@ func (s *scene) keyAndGroup() {
 		if err := s.Run("", "key", "rm", "alice", "alice@client"); err != nil {
 			return err
 		}
-		return s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) })
+		return s.Soon(time.Minute, func() error { return s.Refused("alice", s.alice, s.web) })
 	})
 	s.step("the key is put back: she gets in again", func() error {
 		if err := s.Run("", "key", "add", "alice", "/root/alice.pub"); err != nil {
 			return err
 		}
-		return s.Soon(2*time.Second, func() error { return s.Login("alice", s.alice, s.web) })
+		return s.Soon(time.Minute, func() error { return s.Login("alice", s.alice, s.web) })
 	})
 	s.step("alice is taken out of a group inside the rule's group: refused", func() error {
 		if err := s.Run("", "group", "set", "admins", "--remove", "alice"); err != nil {
 			return err
 		}
-		return s.Soon(2*time.Second, func() error { return s.Refused("alice", s.alice, s.web) })
+		return s.Soon(time.Minute, func() error { return s.Refused("alice", s.alice, s.web) })
 	})
 	s.step("and put back: she gets in again", func() error {
 		if err := s.Run("", "group", "set", "admins", "--add", "alice"); err != nil {
 			return err
 		}
-		return s.Soon(2*time.Second, func() error { return s.Login("alice", s.alice, s.web) })
+		return s.Soon(time.Minute, func() error { return s.Login("alice", s.alice, s.web) })
 	})
 }
 
 // aged waits until web1 says that its snapshot is at least d old.
 func (s *scene) aged(d time.Duration) error {
-	return s.Soon(d+20*time.Second, func() error {
+	return s.Soon(d+time.Minute, func() error {
 		st, err := s.Status(s.web)
 		if err == nil && st.Sync.Age < d.Seconds() {
 			err = fmt.Errorf("the snapshot's age is %.1f s", st.Sync.Age)
