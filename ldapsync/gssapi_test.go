@@ -69,7 +69,7 @@ func kdc(t *testing.T, port int, etype string) (ccache string) {
 	run("", "/usr/sbin/kadmin.local", "ktadd", "ldap/localhost")
 	d, err := testenv.StartDaemon(t.Context(), testenv.DaemonConfig{Path: "/usr/sbin/krb5kdc", Args: []string{"-n"}, Env: env,
 		Ready: func(context.Context) error {
-			c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+			c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 10*time.Second)
 			if err == nil {
 				c.Close()
 			}

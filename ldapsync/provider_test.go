@@ -57,9 +57,9 @@ func startProvider(t *testing.T, csn string, scripts ...func(*play)) *provider {
 }
 
 func (p *provider) config(t *testing.T) Config {
-	return Config{Provider: Provider{URLs: []string{"ldap://" + p.lis.Addr().String()}, Timeout: time.Second}, BaseDN: testBase,
+	return Config{Provider: Provider{URLs: []string{"ldap://" + p.lis.Addr().String()}, Timeout: 20 * time.Second}, BaseDN: testBase,
 		StateDir: t.TempDir(), ProbeEvery: 50 * time.Millisecond, BackoffMin: 10 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
-		RollbackWait: 100 * time.Millisecond, StallTimeout: 500 * time.Millisecond, MaxMessage: 1 << 20}
+		RollbackWait: 100 * time.Millisecond, MaxMessage: 1 << 20}
 }
 
 func (p *provider) serve(c net.Conn) {
@@ -295,6 +295,7 @@ func TestBadProvider(t *testing.T) {
 			r := startSync(t, cfg)
 			wait(t, "the first refresh is published", func() bool { return r.View().Snapshot != nil })
 			r.stop()
+			cfg.StallTimeout = 500 * time.Millisecond
 			r = startSync(t, cfg)
 			wait(t, "the error is told", func() bool { return strings.Contains(r.Status().LastError, c.want) })
 			if r.users() != 20 {
@@ -311,11 +312,12 @@ func TestLaggingStream(t *testing.T) {
 	r := startSync(t, p.config(t))
 	wait(t, "the first refresh is published", func() bool { return r.View().Snapshot != nil })
 	time.Sleep(300 * time.Millisecond)
-	if r.proves() {
+	if !r.standsStill() {
 		t.Error("AsOf moves though the stream never reached the provider's contextCSN")
 	}
 	p.mu.Lock()
 	p.csn = csn1
 	p.mu.Unlock()
-	wait(t, "AsOf moves", r.proves)
+	was := r.View().AsOf
+	wait(t, "AsOf moves", func() bool { return r.View().AsOf.After(was) })
 }

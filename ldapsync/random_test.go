@@ -62,7 +62,7 @@ func TestRandomChanges(t *testing.T) {
 				}
 				want := d.snapshot()
 				got := ""
-				for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+				for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 					if v := r.View(); v.Snapshot != nil {
 						got = describe(v.Snapshot)
 					}

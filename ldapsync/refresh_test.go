@@ -104,9 +104,7 @@ func TestRestored(t *testing.T) {
 		t.Error("not the backup's state")
 	}
 	r.live()
-	if !r.proves() {
-		t.Error("AsOf stands still")
-	}
+	r.younger()
 }
 
 // TestHeldRefresh: a refresh that takes most users away waits for Accept, also
@@ -135,7 +133,7 @@ func TestHeldRefresh(t *testing.T) {
 		if v := r.View(); !hasUser("u00")(v) || !inGroup(v, "u00", "g") {
 			t.Error("the old snapshot is not in force")
 		}
-		if r.proves() {
+		if !r.standsStill() {
 			t.Error("AsOf moves while a change is held back")
 		}
 		if !strings.Contains(r.log.String(), "sekisho sync accept") {
@@ -146,7 +144,12 @@ func TestHeldRefresh(t *testing.T) {
 	r = startSync(t, c)
 	wait(t, "the refresh is held back", func() bool { return r.Status().Held != nil })
 	d.user("late", 2100) // comes while held
-	time.Sleep(300 * time.Millisecond)
+	wait(t, "the change is taken in, and held", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		u, _ := r.candidate.User("late")
+		return u != nil
+	})
 	if hasUser("late")(r.View()) {
 		t.Error("a change got past the hold")
 	}
@@ -159,7 +162,7 @@ func TestHeldRefresh(t *testing.T) {
 	if err := r.Accept(); err != ErrNothingHeld {
 		t.Errorf("second Accept: %v", err)
 	}
-	wait(t, "AsOf moves again", r.proves)
+	r.younger()
 	d.user("later", 2101)
 	r.until("changes come again", hasUser("later"))
 	r.stop()
@@ -198,7 +201,7 @@ func TestHeldReturns(t *testing.T) {
 	if !hasUser("u00")(r.View()) {
 		t.Error("users were lost")
 	}
-	wait(t, "AsOf moves again", r.proves)
+	r.younger()
 	d.connect()
 	d.user("late", 2100)
 	r.until("changes come again", hasUser("late"))
@@ -295,9 +298,17 @@ func TestKilledInRefresh(t *testing.T) {
 	c.BackoffMin = 5 * time.Millisecond
 	r := startSync(t, c)
 	broken := 0
-	for i := range 8 {
+	for i := 0; i < 8 || broken == 0; i++ {
+		if i == 50 {
+			t.Fatal("no refresh was broken off: the test tests nothing")
+		}
+		if broken == 0 && r.View().Snapshot != nil { // it was too fast for us: once more from nothing
+			r.stop()
+			c.StateDir = t.TempDir()
+			r = startSync(t, c)
+		}
 		wait(t, "a refresh is under way", func() bool { s := r.Status().State; return s == Refreshing || s == Live })
-		time.Sleep(time.Duration(10*i) * time.Millisecond)
+		time.Sleep(time.Duration(10*(i%8)) * time.Millisecond)
 		if v := r.View(); v.Snapshot == nil {
 			broken++
 		} else if n, _, _, _ := v.Size(); n != users {
@@ -309,9 +320,6 @@ func TestKilledInRefresh(t *testing.T) {
 		if err := d.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if broken == 0 {
-		t.Error("no refresh was broken off: the test tests nothing")
 	}
 	v := r.until("all is there", hasUser("u0"))
 	if n, _, _, _ := v.Size(); n != users {
@@ -335,22 +343,22 @@ func TestTransports(t *testing.T) {
 		{URLs: []string{d.URL}, CAFile: file, StartTLS: true}} {
 		c := d.config(t)
 		c.Provider = p
+		c.Timeout, c.ProbeEvery = 20*time.Second, time.Hour // no answer to a probe brings along what is stuck
 		r := startSync(t, c)
 		v := r.until("all is there", hasUser("u0"))
 		if n, _, _, _ := v.Size(); n != users+i {
 			t.Errorf("%+v: %d users", p, n)
 		}
 		r.live()
-		began := time.Now()
+		time.Sleep(1200 * time.Millisecond) // but to the first, in a second
 		name := fmt.Sprintf("new%d", i)
 		d.user(name, 20_000+i)
-		r.until("the new user is there", hasUser(name))
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("%+v: a change took %s", p, took)
-		}
-		if !r.proves() {
-			t.Errorf("%+v: AsOf stands still", p)
-		}
+		r.until(fmt.Sprintf("the new user is there over %+v", p), hasUser(name))
+		r.stop()
+		c.ProbeEvery = 100 * time.Millisecond
+		r = startSync(t, c)
+		r.live()
+		r.younger()
 		r.stop()
 	}
 }

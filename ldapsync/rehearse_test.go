@@ -170,7 +170,7 @@ func TestRehearseRandom(t *testing.T) {
 		}
 		done++
 		want, have := world(got.After), ""
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			if v := r.View(); v.Snapshot != nil {
 				have = world(v.Snapshot)
 			}

@@ -194,7 +194,7 @@ type running struct {
 }
 
 func (d *directory) config(t testing.TB) Config {
-	return Config{Provider: Provider{URLs: []string{d.LDAPI}, External: true, Timeout: 2 * time.Second},
+	return Config{Provider: Provider{URLs: []string{d.LDAPI}, External: true, Timeout: 20 * time.Second},
 		BaseDN: testBase, StateDir: t.TempDir(), ProbeEvery: 100 * time.Millisecond, BackoffMin: 20 * time.Millisecond,
 		BackoffMax: 200 * time.Millisecond, RollbackWait: 500 * time.Millisecond}
 }
@@ -223,7 +223,7 @@ func startSync(t testing.TB, c Config) *running {
 				if err != nil {
 					t.Errorf("Run: %v", err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Errorf("Run does not end")
 			}
 		})
@@ -250,11 +250,34 @@ func (r *running) until(what string, f func(broker.View) bool) broker.View {
 
 func wait(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !f(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("in vain waited until: %s", what)
 		}
 	}
+}
+
+// younger waits until AsOf moves on, by the stream that is followed: not because that
+// was taken for lagging, and begun anew.
+func (r *running) younger() {
+	r.t.Helper()
+	was := r.View().AsOf
+	wait(r.t, "AsOf moves", func() bool { return r.View().AsOf.After(was) })
+	if strings.Contains(r.log.String(), "following anew") {
+		r.t.Error("AsOf stood still")
+	}
+}
+
+// standsStill is that AsOf does not move for a second, many probes long.
+func (r *running) standsStill() bool {
+	was := r.View().AsOf
+	for range 100 {
+		time.Sleep(10 * time.Millisecond)
+		if r.View().AsOf.After(was) {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *running) live() {
