@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -125,15 +126,13 @@ type mit struct {
 	env []string
 }
 
+// kdcs is how many were started.
+var kdcs atomic.Int32
+
 func startMIT(t *testing.T) *mit {
 	t.Helper()
 	m := &mit{t: t, dir: t.TempDir()}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	port := 20000 + kdcs.Add(1) // below those that the kernel gives out by itself: it stays free
 	put := func(name, text string) string {
 		t.Helper()
 		path := filepath.Join(m.dir, name)
@@ -155,7 +154,7 @@ func startMIT(t *testing.T) *mit {
 	}
 	d, err := testenv.StartDaemon(t.Context(), testenv.DaemonConfig{Path: "/usr/sbin/krb5kdc", Args: []string{"-n"}, Env: m.env,
 		Ready: func(context.Context) error {
-			c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second)
+			c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 10*time.Second)
 			if err == nil {
 				c.Close()
 			}

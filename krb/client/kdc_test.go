@@ -130,7 +130,7 @@ func (k *kdc) tool(t testing.TB, name string, args ...string) string {
 
 func (k *kdc) try(t testing.TB, stdin, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(k.env(), "KRB5CCNAME=FILE:"+filepath.Join(k.dir, "cc"))
@@ -246,10 +246,11 @@ func principal(t testing.TB, name string) krb.Principal {
 	return p
 }
 
-// newClient makes a client of KDCs; change may alter its configuration.
+// newClient makes a client of KDCs that waits for a busy one; change may alter its
+// configuration.
 func newClient(t testing.TB, change func(*client.Config), kdcs ...string) *client.Client {
 	t.Helper()
-	cfg := client.Config{Realm: realmName, KDCs: kdcs}
+	cfg := client.Config{Realm: realmName, KDCs: kdcs, Try: 3 * step, Total: time.Minute}
 	if change != nil {
 		change(&cfg)
 	}

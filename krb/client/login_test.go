@@ -16,7 +16,7 @@ func TestLogin(t *testing.T) {
 	k := shared(t)
 	c := newClient(t, nil, k.addr)
 	for _, name := range []string{"alice", "open", "old", "salted"} {
-		cred, err := c.Login(within(t, 10*time.Second), principal(t, name), "right", client.LoginOptions{})
+		cred, err := c.Login(within(t, time.Minute), principal(t, name), "right", client.LoginOptions{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -29,11 +29,11 @@ func TestLogin(t *testing.T) {
 		if life := cred.EndTime.Sub(cred.StartTime); life != 10*time.Hour {
 			t.Errorf("%s: it lasts %s", name, life)
 		}
-		if d := time.Since(cred.AuthTime); d < -time.Second || d > 10*time.Second {
+		if d := time.Since(cred.AuthTime); d < -time.Second || d > time.Minute {
 			t.Errorf("%s: its sign-in was %s ago", name, d)
 		}
 	}
-	cred, err := c.Login(within(t, 10*time.Second), principal(t, "carol"), "pässwörd-関所", client.LoginOptions{
+	cred, err := c.Login(within(t, time.Minute), principal(t, "carol"), "pässwörd-関所", client.LoginOptions{
 		Service: principal(t, "host/web1.example.org"), Life: time.Hour, Renew: 24 * time.Hour, Forwardable: true})
 	if err != nil {
 		t.Fatal(err)
@@ -41,10 +41,10 @@ func TestLogin(t *testing.T) {
 	if cred.Server.String() != "host/web1.example.org@EXAMPLE.ORG" || cred.Flags&krb.FlagRenewable == 0 || cred.Flags&krb.FlagForwardable == 0 {
 		t.Errorf("%v, flags %x", cred, cred.Flags)
 	}
-	if life := cred.EndTime.Sub(cred.StartTime); life < time.Hour-2*time.Second || life > time.Hour {
+	if life := cred.EndTime.Sub(cred.StartTime); life < time.Hour-time.Minute || life > time.Hour {
 		t.Errorf("it lasts %s", life)
 	}
-	if life := cred.RenewTill.Sub(cred.StartTime); life < 24*time.Hour-2*time.Second || life > 24*time.Hour {
+	if life := cred.RenewTill.Sub(cred.StartTime); life < 24*time.Hour-time.Minute || life > 24*time.Hour {
 		t.Errorf("it is renewable for %s", life)
 	}
 }
@@ -80,13 +80,13 @@ func TestLoginErrors(t *testing.T) {
 		{"alice", "right", client.LoginOptions{Life: -1}, client.Refused, 0},
 		{"token", "right", client.LoginOptions{}, client.MoreThanPassword, 25},
 	} {
-		cred, err := c.Login(within(t, 10*time.Second), principal(t, x.user), x.password, x.o)
+		cred, err := c.Login(within(t, time.Minute), principal(t, x.user), x.password, x.o)
 		var e *client.Error
 		if !errors.As(err, &e) || e.Kind != x.want || e.Code != x.code || cred.Key.Value != nil {
 			t.Errorf("%s with %.10q: %v; want %v (%d)", x.user, x.password, err, x.want, x.code)
 			continue
 		}
-		if x.code != 0 && (e.KDC != k.addr || e.SkewBound == 0 || e.Skew.Abs() > time.Second) {
+		if x.code != 0 && (e.KDC != k.addr || e.SkewBound == 0 || e.Skew.Abs() > time.Second+e.SkewBound) {
 			t.Errorf("%s: of %q, skew %s ± %s", x.user, e.KDC, e.Skew, e.SkewBound)
 		}
 		if len(x.password) > 10 && strings.Contains(err.Error(), x.password) {
@@ -111,10 +111,10 @@ func TestExpiredPasswordService(t *testing.T) {
 	c := newClient(t, nil, k.addr)
 	o := client.LoginOptions{Service: principal(t, "kadmin/changepw")}
 	for _, name := range []string{"stale", "must"} {
-		if _, err := c.Login(within(t, 10*time.Second), principal(t, name), "right", o); err != nil {
+		if _, err := c.Login(within(t, time.Minute), principal(t, name), "right", o); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := c.Login(within(t, 10*time.Second), principal(t, name), "wrong", o); kindOf(t, err) != client.WrongPassword {
+		if _, err := c.Login(within(t, time.Minute), principal(t, name), "wrong", o); kindOf(t, err) != client.WrongPassword {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -132,16 +132,16 @@ func TestLoginKey(t *testing.T) {
 	if len(keys) != 4 {
 		t.Fatalf("%d keys", len(keys))
 	}
-	if _, err := c.LoginKey(within(t, 10*time.Second), p, keys, client.LoginOptions{}); err != nil {
+	if _, err := c.LoginKey(within(t, time.Minute), p, keys, client.LoginOptions{}); err != nil {
 		t.Errorf("all keys: %v", err)
 	}
 	for _, key := range keys {
-		if _, err := c.LoginKey(within(t, 10*time.Second), p, []krb.Key{key}, client.LoginOptions{}); err != nil {
+		if _, err := c.LoginKey(within(t, time.Minute), p, []krb.Key{key}, client.LoginOptions{}); err != nil {
 			t.Errorf("%v: %v", key, err)
 		}
 		key.Value = append([]byte(nil), key.Value...)
 		key.Value[0]++
-		if _, err := c.LoginKey(within(t, 10*time.Second), p, []krb.Key{key}, client.LoginOptions{}); kindOf(t, err) != client.WrongPassword {
+		if _, err := c.LoginKey(within(t, time.Minute), p, []krb.Key{key}, client.LoginOptions{}); kindOf(t, err) != client.WrongPassword {
 			t.Errorf("a wrong %v: %v", key, err)
 		}
 	}
@@ -154,7 +154,7 @@ func TestLoginKey(t *testing.T) {
 func TestTGS(t *testing.T) {
 	k := shared(t)
 	c := newClient(t, nil, k.addr)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	tgt, err := c.Login(ctx, principal(t, "alice"), "right", client.LoginOptions{Life: time.Hour, Renew: 24 * time.Hour, Forwardable: true})
 	if err != nil {
 		t.Fatal(err)

@@ -75,7 +75,7 @@ func proverOf(t testing.TB, kdcs []string, keytab *kdc, change func(*client.Prov
 	t.Helper()
 	log, text := logged()
 	cfg := client.ProverConfig{
-		Client: newClient(t, patient, kdcs...), Service: principal(t, "sekisho/web1.example.org"), Log: log, Host: "web1",
+		Client: newClient(t, quick, kdcs...), Service: principal(t, "sekisho/web1.example.org"), Log: log, Host: "web1",
 		Keys:   func() ([]krb.KeytabEntry, error) { return krb.ReadKeytab(keytab.dir + "/keytab") },
 		Ticket: client.LoginOptions{Life: time.Hour, Renew: 24 * time.Hour, Forwardable: true},
 		Pack:   func(c krb.Credential) ([]byte, error) { return []byte(c.String()), nil },
@@ -92,7 +92,7 @@ func proverOf(t testing.TB, kdcs []string, keytab *kdc, change func(*client.Prov
 
 func prove(t testing.TB, p broker.Prover, user string, c *conversation) broker.Proven {
 	t.Helper()
-	return p(within(t, 20*time.Second), broker.Claim{User: broker.UserName(user), Door: "pam"}, c.ask)
+	return p(within(t, far), broker.Claim{User: broker.UserName(user), Door: "pam"}, c.ask)
 }
 
 // TestProver: each answer of a KDC by its reason.
@@ -198,7 +198,7 @@ func TestProverCannotTell(t *testing.T) {
 		p, log := proverOf(t, []string{x.kdc}, k, x.change)
 		began := time.Now()
 		got := prove(t, p, "alice", &conversation{password: "right"})
-		if got.Outcome != broker.Unknown || got.Reason != x.reason || got.Tickets != nil || time.Since(began) > 15*time.Second {
+		if got.Outcome != broker.Unknown || got.Reason != x.reason || got.Tickets != nil || time.Since(began) > far {
 			t.Errorf("%s: %v %q after %s\n%s", name, got.Outcome, got.Reason, time.Since(began), log)
 		}
 		if name == "clock" { // whole seconds are all that libfaketime and the AS-REP know
@@ -222,7 +222,7 @@ func TestFalseKDC(t *testing.T) {
 	for _, q := range []string{"addprinc -pw theirs +requires_preauth alice", "addprinc -randkey sekisho/web1.example.org"} {
 		liar.kadmin(t, q)
 	}
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	if _, err := newClient(t, nil, liar.addr).Login(ctx, principal(t, "alice"), "theirs", client.LoginOptions{}); err != nil {
 		t.Fatalf("it gives no ticket, and the test shows nothing: %v", err)
 	}
@@ -282,7 +282,7 @@ func TestFalseKDC(t *testing.T) {
 // from when he was let in.
 func TestOldTicketIsNoProof(t *testing.T) {
 	k := shared(t)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, time.Minute)
 	var now time.Time
 	c := newClient(t, func(c *client.Config) { c.Now = func() time.Time { return now } }, k.addr)
 	var keys []krb.Key

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,14 +70,14 @@ func TestTamperedReplies(t *testing.T) {
 		})
 		c := newClient(t, nil, f.addr)
 		signIn := func() error {
-			tgt, err := c.LoginKey(within(t, 10*time.Second), principal(t, "host/web1.example.org"), keys, client.LoginOptions{Life: time.Hour})
+			tgt, err := c.LoginKey(within(t, time.Minute), principal(t, "host/web1.example.org"), keys, client.LoginOptions{Life: time.Hour})
 			if err != nil {
 				return err
 			}
 			if !tgt.Client.Equal(principal(t, "host/web1.example.org")) || tgt.EndTime.After(time.Now().Add(time.Hour)) || tgt.Flags&krb.FlagInitial == 0 {
 				t.Errorf("a ticket with changes: %v", tgt)
 			}
-			return c.Verify(within(t, 10*time.Second), tgt, service, own)
+			return c.Verify(within(t, time.Minute), tgt, service, own)
 		}
 		if err := signIn(); err != nil {
 			t.Fatal(err)
@@ -85,9 +86,6 @@ func TestTamperedReplies(t *testing.T) {
 		everywhere(size, func(name string, f func([]byte) []byte) {
 			change = f
 			err := signIn()
-			for try := 0; err != nil && kindOf(t, err) == client.Unreachable && try < 3; try++ { // a busy machine
-				err = signIn()
-			}
 			if err == nil {
 				yes++ // a key version, a salt that is not used, a name type: nothing that counts
 				return
@@ -120,7 +118,7 @@ func TestTamperedPreauth(t *testing.T) {
 	})
 	c := newClient(t, nil, f.addr)
 	signIn := func() (krb.Credential, error) {
-		return c.Login(within(t, 10*time.Second), principal(t, "old"), "right", client.LoginOptions{})
+		return c.Login(within(t, time.Minute), principal(t, "old"), "right", client.LoginOptions{})
 	}
 	if _, err := signIn(); err != nil {
 		t.Fatal(err)
@@ -140,8 +138,10 @@ func TestTamperedPreauth(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	leaks(t)
 	k := shared(t)
-	reply := func(req []byte) []byte { return roundTrip(t, k.addr, req) }
-	earlier := reply(request(t))
+	earlier := roundTrip(t, k.addr, request(t))
+	over := make(chan struct{})
+	defer close(over)
+	var all sync.WaitGroup // each waits for its time
 	for name, x := range map[string]struct {
 		answer answerer
 		want   client.Kind
@@ -154,7 +154,7 @@ func TestGarbage(t *testing.T) {
 		"high bit":        {func(n string, req []byte, send func([]byte)) { send([]byte{0xff, 0xff, 0xff, 0xff}) }, client.BadReply},
 		"64 KiB and more": {func(n string, req []byte, send func([]byte)) { send(frame(make([]byte, 64<<10+1))) }, client.BadReply},
 		"64 KiB of zeros": {func(n string, req []byte, send func([]byte)) { send(frame(make([]byte, 64<<10))) }, client.BadReply},
-		"half a reply":    {func(n string, req []byte, send func([]byte)) { b := framed(n, reply(req)); send(b[:len(b)/2]) }, client.BadReply},
+		"half a reply":    {func(n string, req []byte, send func([]byte)) { b := framed(n, earlier); send(b[:len(b)/2]) }, client.BadReply},
 		"another's":       {func(n string, req []byte, send func([]byte)) { send(framed(n, earlier)) }, client.BadReply},
 		"silence":         {func(string, []byte, func([]byte)) {}, client.Unreachable},
 		"a flood": {func(n string, req []byte, send func([]byte)) {
@@ -168,24 +168,30 @@ func TestGarbage(t *testing.T) {
 			}
 			for _, b := range frame(make([]byte, 100)) {
 				send([]byte{b})
-				time.Sleep(20 * time.Millisecond)
+				select {
+				case <-time.After(100 * time.Millisecond):
+				case <-over:
+				}
 			}
 		}, client.Unreachable},
 	} {
 		f := newFake(t, "both", x.answer)
-		c := newClient(t, func(c *client.Config) { c.Try, c.Total = 300*time.Millisecond, time.Second }, f.addr)
-		began := time.Now()
-		_, err := c.Login(context.Background(), principal(t, "open"), "right", client.LoginOptions{})
-		if took := time.Since(began); kindOf(t, err) != x.want || took > 2*time.Second {
-			t.Errorf("%s: %v after %s", name, err, took)
-		}
-		// Another KDC serves all the same.
-		c = newClient(t, func(c *client.Config) { c.Try = 300 * time.Millisecond }, f.addr, k.addr)
-		if _, err := c.Login(context.Background(), principal(t, "open"), "right", client.LoginOptions{}); err != nil {
-			t.Errorf("%s, then a good one: %v", name, err)
-		}
-		f.close()
+		all.Go(func() {
+			c := newClient(t, func(c *client.Config) { c.Try, c.Total = 6*time.Second, far }, f.addr)
+			began := time.Now()
+			_, err := c.Login(context.Background(), principal(t, "open"), "right", client.LoginOptions{})
+			var e *client.Error
+			if took := time.Since(began); !errors.As(err, &e) || e.Kind != x.want || took > far/3 {
+				t.Errorf("%s: %v after %s", name, err, took)
+			}
+			// Another KDC serves all the same.
+			c = newClient(t, quick, f.addr, k.addr)
+			if _, err := c.Login(context.Background(), principal(t, "open"), "right", client.LoginOptions{}); err != nil {
+				t.Errorf("%s, then a good one: %v", name, err)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func framed(network string, b []byte) []byte {
@@ -222,7 +228,7 @@ func TestPoisonedUDP(t *testing.T) {
 	})
 	c := newClient(t, nil, f.addr)
 	for _, user := range []string{"open", "alice"} {
-		if _, err := c.Login(within(t, 10*time.Second), principal(t, user), "right", client.LoginOptions{}); err != nil {
+		if _, err := c.Login(within(t, time.Minute), principal(t, user), "right", client.LoginOptions{}); err != nil {
 			t.Errorf("%s: %v", user, err)
 		}
 	}
@@ -287,7 +293,7 @@ func TestAbsurdDemands(t *testing.T) {
 		f := newFake(t, "tcp", func(_ string, req []byte, send func([]byte)) { send(frame(demand(t, x.entries...))) })
 		began := time.Now()
 		_, err := newClient(t, nil, f.addr).Login(context.Background(), principal(t, "alice"), "right", client.LoginOptions{})
-		if kindOf(t, err) != client.BadReply || !strings.Contains(err.Error(), x.want) || f.count("tcp") != 1 || time.Since(began) > 2*time.Second {
+		if kindOf(t, err) != client.BadReply || !strings.Contains(err.Error(), x.want) || f.count("tcp") != 1 || time.Since(began) > 30*time.Second {
 			t.Errorf("%s: %v, %d requests, %s", name, err, f.count("tcp"), time.Since(began))
 		}
 	}

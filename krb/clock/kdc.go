@@ -14,8 +14,10 @@ import (
 	"github.com/sekisho/sekisho/krb/der"
 )
 
+// kdcTimeout is for each of TCP and UDP. Only tests change it.
+var kdcTimeout = 2 * time.Second
+
 const (
-	kdcTimeout  = 2 * time.Second // for each of TCP and UDP
 	maxKDCReply = 64 << 10
 	// probeName is asked for because it does not exist: a ticket would show no
 	// time to who has no key.

@@ -25,8 +25,8 @@ func within(t *testing.T, d time.Duration) context.Context {
 func expect(t *testing.T, g *Guard, want State, words ...string) Status {
 	t.Helper()
 	var s Status
-	for end := time.Now().Add(20 * time.Second); ; {
-		g.Poll(within(t, 10*time.Second))
+	for end := time.Now().Add(time.Minute); ; {
+		g.Poll(within(t, time.Minute))
 		s = g.Status()
 		said := s.State == want
 		for _, w := range words {
@@ -52,7 +52,8 @@ func move(t *testing.T, h *testenv.Host, offset time.Duration) {
 // TestRealClocks: three chronyd, a KDC and a directory, each on a host of its own,
 // whose clocks go wrong while they run and are mended again.
 func TestRealClocks(t *testing.T) {
-	ctx := within(t, 2*time.Minute)
+	patient(t)
+	ctx := within(t, 9*time.Minute)
 	w := testenv.ForTest(t)
 	var times []*testenv.Host
 	var servers []string
@@ -219,7 +220,8 @@ func TestRealClocks(t *testing.T) {
 
 // A KDC on this very machine, by whatever address, says nothing about its clock.
 func TestOwnKDC(t *testing.T) {
-	ctx := within(t, time.Minute)
+	patient(t)
+	ctx := within(t, 2*time.Minute)
 	kdc, err := testenv.StartKDC(ctx, testenv.KDCConfig{Dir: t.TempDir()}) // on the bridge's address, which is ours
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +241,8 @@ func TestOwnKDC(t *testing.T) {
 
 // While Run runs: the KDC goes wrong and is mended, and nobody does anything.
 func TestRunFollowsRealClocks(t *testing.T) {
-	ctx := within(t, 2*time.Minute)
+	patient(t)
+	ctx := within(t, 9*time.Minute)
 	w := testenv.ForTest(t)
 	h := w.Need(t, "kdc1")
 	move(t, h, 0)
@@ -260,23 +263,24 @@ func TestRunFollowsRealClocks(t *testing.T) {
 	done := make(chan struct{})
 	go func() { g.Run(running); close(done) }()
 	defer func() { stop(); <-done }()
-	await := func(want State) {
+	await := func(want State, words string) {
 		t.Helper()
-		for end := time.Now().Add(15 * time.Second); g.Status().State != want; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			s := g.Status()
+			if s.State == want && strings.HasPrefix(s.Text, words) {
+				break
+			}
 			if time.Now().After(end) {
-				t.Fatalf("%+v, want %s", g.Status(), want)
+				t.Fatalf("%+v, want %s, %q", s, want, words)
 			}
 		}
 		if (g.Check() != nil) != (want == Beyond) {
 			t.Errorf("Check says %v", g.Check())
 		}
 	}
-	await(Good)
+	await(Good, "")
 	move(t, h, 10*time.Minute)
-	await(Beyond)
-	if s := g.Status(); !strings.HasPrefix(s.Text, "this host's clock is 10 min 0 s behind") {
-		t.Errorf("%q", s.Text)
-	}
+	await(Beyond, "this host's clock is 10 min 0 s behind")
 	move(t, h, 0)
-	await(Good)
+	await(Good, "")
 }

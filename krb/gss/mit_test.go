@@ -188,7 +188,7 @@ func TestWeDelegateToMIT(t *testing.T) {
 		if got := p.Ask(t, "store", "FILE:"+cc); got["error"] != "" {
 			t.Fatal(got["error"])
 		}
-		cmd := exec.CommandContext(within(t, 20*time.Second), "kvno", "host/e17.example.org")
+		cmd := exec.CommandContext(within(t, time.Minute), "kvno", "host/e17.example.org")
 		cmd.Env = r.Env(cc)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("kvno: %v\n%s", err, out)

@@ -80,7 +80,7 @@ func startSSHServer(t testing.TB, h *testenv.Host, a *gss.Acceptor) *sshServer {
 
 func (s *sshServer) serve(conn net.Conn, a *gss.Acceptor, key ssh.Signer) {
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	from := netip.MustParseAddrPort(conn.RemoteAddr().String()).Addr()
@@ -154,7 +154,7 @@ func sshWorld(t *testing.T) (r *mit.Realm, web, cli *testenv.Host) {
 			t.Fatal(err)
 		}
 	}
-	kinit := cli.Command(within(t, 20*time.Second), "kinit", "-f", "alice")
+	kinit := cli.Command(within(t, time.Minute), "kinit", "-f", "alice")
 	kinit.Env = append(kinit.Env, "KRB5CCNAME=FILE:/run/cc")
 	kinit.Stdin = strings.NewReader(mit.Password + "\n")
 	if out, err := kinit.CombinedOutput(); err != nil {
@@ -165,7 +165,7 @@ func sshWorld(t *testing.T) (r *mit.Realm, web, cli *testenv.Host) {
 
 func sshFrom(t testing.TB, cli, to *testenv.Host, user string, options ...string) (string, error) {
 	t.Helper()
-	cmd := cli.SSH(within(t, 30*time.Second), testenv.SSHCall{To: to, User: user, Command: "who",
+	cmd := cli.SSH(within(t, time.Minute), testenv.SSHCall{To: to, User: user, Command: "who",
 		Options: append(options, "GSSAPIAuthentication=yes", "PreferredAuthentications=gssapi-with-mic")})
 	cmd.Env = append(cmd.Env, "KRB5CCNAME=FILE:/run/cc")
 	out, err := cmd.CombinedOutput()
@@ -201,7 +201,7 @@ func TestOpenSSHClient(t *testing.T) {
 	if err := os.WriteFile(cc, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kvno := exec.CommandContext(within(t, 20*time.Second), "kvno", "host/e19.example.org")
+	kvno := exec.CommandContext(within(t, time.Minute), "kvno", "host/e19.example.org")
 	kvno.Env = r.Env(cc)
 	if out, err := kvno.CombinedOutput(); err != nil {
 		t.Errorf("kvno: %v\n%s", err, out)
@@ -246,11 +246,11 @@ func sshDial(t testing.TB, h *testenv.Host, user string, cfg gss.SSHConfig, comm
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := gss.NewSSHClient(within(t, 20*time.Second), cfg)
+	g, err := gss.NewSSHClient(within(t, time.Minute), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ssh.Dial("tcp", netip.AddrPortFrom(h.Addr, 22).String(), &ssh.ClientConfig{User: user, Timeout: 10 * time.Second,
+	c, err := ssh.Dial("tcp", netip.AddrPortFrom(h.Addr, 22).String(), &ssh.ClientConfig{User: user, Timeout: time.Minute,
 		HostKeyCallback: ssh.FixedHostKey(hostKey), Auth: []ssh.AuthMethod{ssh.GSSAPIWithMICAuthMethod(g, h.FQDN)}})
 	if err != nil {
 		return "", err
@@ -271,7 +271,7 @@ func TestStockSSHD(t *testing.T) {
 	if err := web.AddUser(testenv.LocalUser{Name: "alice", UID: 2001}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := web.StartSSHD(within(t, 20*time.Second), testenv.SSHDConfig{
+	if _, err := web.StartSSHD(within(t, time.Minute), testenv.SSHDConfig{
 		Lines: []string{"GSSAPIAuthentication yes", "PubkeyAuthentication no"}, Env: []string{"KRB5_KTNAME=FILE:" + r.Keytab}}); err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestSSHBothOurs(t *testing.T) {
 	}
 
 	a := r.Acceptor(t, nil)
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, time.Minute)
 	c, err := gss.NewSSHClient(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -142,7 +142,7 @@ func (w *world) run(name string, args ...string) string {
 
 // try runs a program of MIT's with a credential cache of its own.
 func (w *world) try(stdin, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(w.env, "KRB5CCNAME=FILE:"+filepath.Join(w.t.TempDir(), "cc"))
@@ -170,7 +170,7 @@ func (w *world) kinit(user, password string) bool {
 // client is one of ours.
 func (w *world) client(servers ...string) *Client {
 	w.t.Helper()
-	k, err := client.New(client.Config{Realm: testRealm, KDCs: []string{w.kdc}})
+	k, err := client.New(client.Config{Realm: testRealm, KDCs: []string{w.kdc}, Try: 15 * time.Second, Total: time.Minute})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func serve(t testing.TB, h *testenv.Host, port uint16, handler http.Handler, cer
 	if cert != nil {
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cert}})
 	}
-	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() {
@@ -151,7 +151,7 @@ func TestCurl(t *testing.T) {
 
 	curl := func(args ...string) (string, error) {
 		t.Helper()
-		cmd := cli.Command(within(t, 20*time.Second), "curl", append([]string{"-s", "-S", "-i", "--cacert", "/run/ca.pem"}, args...)...)
+		cmd := cli.Command(within(t, time.Minute), "curl", append([]string{"-s", "-S", "-i", "--cacert", "/run/ca.pem"}, args...)...)
 		cmd.Env = append(cmd.Env, "KRB5CCNAME=FILE:/run/cc")
 		out, err := cmd.CombinedOutput()
 		return strings.ReplaceAll(string(out), "\r", ""), err
@@ -160,7 +160,7 @@ func TestCurl(t *testing.T) {
 	if out, err := curl("--negotiate", "-u", ":", url); err != nil || !strings.Contains(out, "401 Unauthorized") || strings.Contains(out, "you are") {
 		t.Fatalf("without a ticket: %v\n%s", err, out)
 	}
-	kinit := cli.Command(within(t, 20*time.Second), "kinit", "-f", "alice")
+	kinit := cli.Command(within(t, time.Minute), "kinit", "-f", "alice")
 	kinit.Env = append(kinit.Env, "KRB5CCNAME=FILE:/run/cc")
 	kinit.Stdin = strings.NewReader(mit.Password + "\n")
 	if out, err := kinit.CombinedOutput(); err != nil {
@@ -308,7 +308,7 @@ func TestTransport(t *testing.T) {
 	tr := &Transport{Base: base, Ticket: func(ctx context.Context, h string) (krb.Credential, error) {
 		return r.Client.Service(ctx, tgt, r.Principal(t, "HTTP/"+h))
 	}}
-	c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	c := &http.Client{Transport: tr, Timeout: time.Minute}
 	fetch := func(url string) (int, string, error) {
 		resp, err := c.Post(url, "text/plain", strings.NewReader("a body"))
 		if err != nil {
@@ -418,7 +418,7 @@ func TestTLSBindings(t *testing.T) {
 		} else if conn, err = net.Dial("tcp", addr); err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		i, err := Initiate(ticket, gss.Options{Flags: gss.Mutual, Bindings: c.b(&cs)})
 		if err != nil {
 			t.Fatal(err)
