@@ -50,7 +50,7 @@ func OtherMech(t testing.TB) string {
 func compile(t testing.TB, name, source string, more ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), name)
-	cmd := exec.CommandContext(within(t, time.Minute), "gcc", append([]string{"-Wall", "-Werror", "-o", out, "-x", "c", "-", "-x", "none"}, more...)...)
+	cmd := exec.CommandContext(within(t, 5*time.Minute), "gcc", append([]string{"-Wall", "-Werror", "-o", out, "-x", "c", "-", "-x", "none"}, more...)...)
 	cmd.Stdin = strings.NewReader(source)
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, msg)
