@@ -11,9 +11,11 @@ import (
 	"github.com/beevik/ntp"
 )
 
+// A slower answer of a time server tells nothing. Only tests change it.
+var queryTimeout = 2 * time.Second
+
 const (
-	queryTimeout = 2 * time.Second // a slower answer tells nothing
-	maxStray     = 16              // packets of no use that are read over for one answer
+	maxStray = 16 // packets of no use that are read over for one answer
 	// maxDistance is the error that a server may confess to (RFC 5905 calls it
 	// the root distance and takes 1.5 s; chrony takes 3 s).
 	maxDistance = 3 * time.Second

@@ -101,10 +101,13 @@ func TestLies(t *testing.T) {
 func TestQueryObeysContext(t *testing.T) {
 	srv := startNTP(t)
 	srv.Set(testenv.NTPReply{Silent: true})
+	was := queryTimeout
+	queryTimeout = 2 * time.Minute
+	defer func() { queryTimeout = was }()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	if _, err := query(ctx, srv.Addr, time.Now); err == nil || time.Since(begin) > time.Second {
+	if _, err := query(ctx, srv.Addr, time.Now); err == nil || time.Since(begin) > time.Minute {
 		t.Errorf("%v after %s", err, time.Since(begin))
 	}
 }

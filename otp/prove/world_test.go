@@ -183,7 +183,7 @@ func (s *site) enrolled(name string, p otp.Params) (secret []byte, recovery []st
 // broker is one more of them, with connections of its own.
 func (s *site) broker(change func(*prove.Config)) *prove.Checker {
 	s.t.Helper()
-	tokens, err := ldapsync.NewTokens(ldapsync.TokensConfig{BaseDN: base, Provider: ldapsync.Provider{URLs: []string{s.slapd.LDAPI},
+	tokens, err := ldapsync.NewTokens(ldapsync.TokensConfig{BaseDN: base, Provider: ldapsync.Provider{URLs: []string{s.slapd.LDAPI}, Timeout: 2 * time.Minute,
 		BindDN: codesDN, Password: func() ([]byte, error) { return []byte("codes secret"), nil }}})
 	if err != nil {
 		s.t.Fatal(err)
@@ -193,7 +193,7 @@ func (s *site) broker(change func(*prove.Config)) *prove.Checker {
 			s.t.Error(err)
 		}
 	})
-	c := prove.Config{Tokens: tokens, Drift: 1, Floor: time.Millisecond, Log: s.log,
+	c := prove.Config{Tokens: tokens, Drift: 1, Floor: time.Millisecond, Total: time.Minute, Log: s.log,
 		Now: func() time.Time { return time.Now().Add(time.Duration(s.now.Load()) * time.Second) },
 		Spend: func(ctx context.Context, key string, ttl time.Duration) (bool, error) {
 			err := s.store.Create(ctx, state.BucketCodes, key, nil, ttl)
