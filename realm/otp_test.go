@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,7 +261,7 @@ func TestCodesUnknown(t *testing.T) {
 	setCodes(t, r, "alice", true)
 	door := answer(t, r)
 	door.mute.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(ctx, "sh", "-c", "kinit -n -c FILE:$0/a && kinit -T FILE:$0/a alice", dir)
@@ -396,7 +397,7 @@ func TestSetCodes(t *testing.T) {
 // wrong password and takes as long.
 func TestCheckPassword(t *testing.T) {
 	r := start(t, testConfig(t))
-	ctx := within(t, time.Minute)
+	ctx := within(t, 5*time.Minute)
 	addUser(t, r, "alice", "correct horse", 20001)
 	check := func(user, password string) error { return r.CheckPassword(ctx, user, password) }
 	for range 2 {
@@ -420,12 +421,13 @@ func TestCheckPassword(t *testing.T) {
 	if !ldapBind(t, r, "alice", "correct horse") {
 		t.Error("guesses locked the account")
 	}
+	// The work is this process's; how long it waits for a processor tells nothing.
 	took := func(user string) time.Duration {
 		var least time.Duration
 		for range 5 {
-			began := time.Now()
+			began := worked(t)
 			check(user, "wrong password")
-			if d := time.Since(began); least == 0 || d < least {
+			if d := worked(t) - began; least == 0 || d < least {
 				least = d
 			}
 		}
@@ -434,6 +436,16 @@ func TestCheckPassword(t *testing.T) {
 	if a, b := took("alice"), took("nobody"); a > 2*b || b > 2*a {
 		t.Errorf("alice %v, nobody %v", a, b)
 	}
+}
+
+// worked is how long this process has had a processor.
+func worked(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestOlderRealm: one that was made before there were codes gets what it lacks at

@@ -22,6 +22,8 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/sekisho/sekisho/realm"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
 // contents hashes all files of the state directory but those that each run changes
@@ -102,7 +104,7 @@ func TestSecondStartChangesNothing(t *testing.T) {
 	var csn string
 	began := time.Now()
 	run(t, c, func(r *realm.Realm) {
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > 25*time.Second {
 			t.Errorf("the first start took %v", took)
 		} else {
 			t.Logf("first start: %v", took.Round(time.Millisecond))
@@ -169,47 +171,52 @@ func TestNewNames(t *testing.T) {
 // TestRestarts: children that are killed come back, and a loop of deaths is slowed
 // down.
 func TestRestarts(t *testing.T) {
-	r := start(t, testConfig(t))
+	c := testConfig(t)
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	said := logtest.NewLocal(l)
+	c.Log = logrus.NewEntry(l)
+	r := start(t, c)
 	addUser(t, r, "alice", "correct horse", 20001)
-	for i, s := range r.Status() {
-		began := time.Now()
+	kill := func(i, n int) {
+		t.Helper()
+		said.Reset()
+		s, began := r.Status()[i], time.Now()
 		if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		again := waitReady(t, r, i, s.PID)
-		if took := time.Since(began); took > 1500*time.Millisecond {
-			t.Errorf("%s was back after %v", s.Name, took)
-		}
-		if again.Restarts != 1 || !strings.Contains(again.LastError, "killed") || again.Since.Before(began) {
+		if again.Restarts != n || !strings.Contains(again.LastError, "killed") || again.Since.Before(began) {
 			t.Errorf("%+v", again)
+		}
+		// The wait is what was said, and was kept: half of 100 ms at least, then of 200, 400, …
+		most := 50 * time.Millisecond << n
+		var wait time.Duration
+		for _, e := range said.AllEntries() {
+			if d, ok := e.Data["wait"].(time.Duration); ok {
+				wait = d
+			}
+		}
+		if took := time.Since(began); wait < most/2 || wait > most || took < most/2 {
+			t.Errorf("%s, death %d: it said %s, and was back after %s", s.Name, n, wait, took)
+		}
+	}
+	for n := range 5 { // at once, for who ran for a while begins anew
+		kill(0, n+1)
+	}
+	for i := range r.Status() {
+		if i > 0 {
+			kill(i, 1)
 		}
 	}
 	if !kinit(t, r, "alice", "correct horse") || !ldapBind(t, r, "alice", "correct horse") {
 		t.Error("no sign-in after the restarts")
 	}
-	began := time.Now()
-	for range 4 {
-		s := r.Status()[0]
-		if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		waitReady(t, r, 0, s.PID)
-	}
-	// The second to the fifth wait are at least half of 200, 400, 800 and 1600 ms.
-	if took := time.Since(began); took < 1500*time.Millisecond {
-		t.Errorf("four more deaths were mended within %v: no back-off", took)
-	}
-	if s := r.Status()[0]; s.Restarts != 5 {
-		t.Errorf("%+v", s)
-	}
-	if !kinit(t, r, "alice", "correct horse") {
-		t.Error("the KDC lost slapd")
-	}
 }
 
 func waitReady(t testing.TB, r *realm.Realm, i, oldPID int) realm.Status {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if s := r.Status()[i]; s.Ready && s.PID != oldPID && s.PID != 0 {
 			return s
 		}
@@ -249,7 +256,7 @@ func TestStartFails(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(strings.ToLower(err.Error()), "address already in use") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if rerr := r.Ready(within(t, time.Second)); rerr == nil || rerr.Error() != err.Error() {
+		if rerr := r.Ready(within(t, time.Minute)); rerr == nil || rerr.Error() != err.Error() {
 			t.Errorf("%s: Ready says %v", name, rerr)
 		}
 		for _, s := range r.Status() {
@@ -282,7 +289,7 @@ func TestKilledParent(t *testing.T) {
 			began := time.Now()
 			for _, pid := range pids {
 				for alive(pid) {
-					if time.Since(began) > 2*time.Second {
+					if time.Since(began) > 30*time.Second {
 						t.Fatalf("%s: process %d lives on", name, pid)
 					}
 					time.Sleep(time.Millisecond)
@@ -383,7 +390,7 @@ func TestLeftover(t *testing.T) {
 	run(t, c, func(*realm.Realm) {})
 	left := exec.Command("/usr/sbin/slapd", "-d", "0", "-F", filepath.Join(c.Dir, "realm/slapd.d"), "-h", "ldaps://"+c.LDAPS[0]+"/")
 	left.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}}
-	innocent := exec.Command("sleep", "60")
+	innocent := exec.Command("sleep", "3600")
 	for file, cmd := range map[string]*exec.Cmd{"slapd.pid": left, "krb5kdc.pid": innocent} {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -457,7 +464,7 @@ func TestKilledInFirstStart(t *testing.T) {
 		if n%5 == 0 {
 			done := make(chan error, 1)
 			go func() { done <- r.Run(context.Background()) }()
-			if err := r.Ready(within(t, 20*time.Second)); err != nil {
+			if err := r.Ready(within(t, time.Minute)); err != nil {
 				t.Fatalf("killed after %v: %v", after, err)
 			}
 			addUser(t, r, "alice", "correct horse", 20001)
@@ -479,9 +486,14 @@ func TestKilledInFirstStart(t *testing.T) {
 	}
 }
 
-// TestStopWhileStarting: the servers end quickly however early they are told to.
+// TestStopWhileStarting: the servers end when they are told to, however early that is,
+// and none has to be killed.
 func TestStopWhileStarting(t *testing.T) {
 	c := testConfig(t)
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	said := logtest.NewLocal(l)
+	c.Log = logrus.NewEntry(l)
 	for n := range 16 {
 		r, err := realm.Open(within(t, time.Minute), c)
 		if err != nil {
@@ -490,13 +502,15 @@ func TestStopWhileStarting(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- r.Run(context.Background()) }()
 		time.Sleep(time.Duration(n) * 12 * time.Millisecond)
-		began := time.Now()
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("told after %d ms, ended after %v", n*12, took)
+		for _, e := range said.AllEntries() {
+			if strings.Contains(e.Message, "killing it") {
+				t.Errorf("told after %d ms: %s", n*12, e.Message)
+			}
 		}
+		said.Reset()
 		if err := <-done; err != nil && !strings.Contains(err.Error(), "closed") {
 			t.Errorf("told after %d ms: %v", n*12, err)
 		}
