@@ -284,7 +284,7 @@ func TestOldTicketIsNoProof(t *testing.T) {
 	k := shared(t)
 	ctx := within(t, time.Minute)
 	var now time.Time
-	c := newClient(t, func(c *client.Config) { c.Now = func() time.Time { return now } }, k.addr)
+	c := newClient(t, func(c *client.Config) { quick(c); c.Now = func() time.Time { return now } }, k.addr)
 	var keys []krb.Key
 	for _, e := range k.keytab(t, "keytab") {
 		keys = append(keys, e.Key)
