@@ -30,11 +30,11 @@ packages:
 # cannot know that. What takes longest begins first.
 test: packages
 	$(GO) vet ./...
-	$(GO) run ./testenv/gotest -- -count=1 -p 2 -timeout 10m ./testenv/signon ./realm ./...
+	$(GO) run ./testenv/gotest -- -count=1 -p 2 -timeout 20m ./testenv/signon ./realm ./...
 
 # Packages that start goroutines or share memory.
 race: packages
-	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 10m ./testenv/endtoend ./realm $$(testenv/list.sh race)
+	$(GO) run ./testenv/gotest -- -race -count=1 -p 2 -timeout 20m ./testenv/endtoend ./realm $$(testenv/list.sh race)
 
 fuzz: packages
 	testenv/fuzz.sh $(FUZZTIME)
