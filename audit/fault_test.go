@@ -21,7 +21,7 @@ import (
 // writeForEver is a process of its own: it writes grants from many goroutines and
 // prints the name of each that is on the disk, until it is killed.
 func writeForEver(dir string) {
-	l, err := Open(Config{Dir: dir, Host: "h", FileSize: 64 << 10, Log: quiet()})
+	l, err := Open(Config{Dir: dir, Host: "h", FileSize: 64 << 10, Wait: time.Minute, Log: quiet()})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -163,7 +163,7 @@ func TestFullDisk(t *testing.T) {
 		if err := os.Remove(filler); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
 			refused++
 			if time.Now().After(end) {
 				t.Fatal("it never recovers")
@@ -213,7 +213,7 @@ func TestFullFromTheBeginning(t *testing.T) {
 		t.Fatal("a grant with a full disk")
 	}
 	os.Remove(filler.Name())
-	for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it never recovers")
 		}
@@ -241,7 +241,7 @@ func TestLimit(t *testing.T) {
 	if !errors.Is(err, syscall.EFBIG) {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it never recovers")
 		}
@@ -284,7 +284,7 @@ func TestMeddling(t *testing.T) {
 			if err := l.Decision(grant()); err == nil {
 				t.Fatal("nothing is noticed")
 			}
-			for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("it never recovers")
 				}

@@ -18,7 +18,7 @@ func TestWhileWriting(t *testing.T) {
 	l := open(t, dir, func(c *Config) { c.FileSize = 20 << 10 })
 	write(t, l, 1, 0)
 	const grants = 2000
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var all, writers sync.WaitGroup
 	for i := range 8 {
@@ -72,13 +72,13 @@ func TestWhileWriting(t *testing.T) {
 func TestSealAge(t *testing.T) {
 	l := open(t, folder(t), nil)
 	write(t, l, 1, 0)
-	seq := l.Status().Seq
-	for end := time.Now().Add(10 * sealAge); l.Status().Sealed <= seq; time.Sleep(10 * time.Millisecond) {
+	s := l.Status()
+	for end := time.Now().Add(time.Minute); s.Sealed != s.Seq; s = l.Status() {
 		if time.Now().After(end) {
 			t.Fatal("it is not sealed")
 		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	s := l.Status()
 	time.Sleep(2 * sealAge)
 	if again := l.Status(); again.Seq != s.Seq {
 		t.Errorf("without anything to seal there are new records: %d, then %d", s.Seq, again.Seq)

@@ -45,10 +45,11 @@ func (o testOutput) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// open opens a Log in dir that is closed with the test.
+// open opens a Log in dir that is closed with the test. It waits long for a disk
+// that is slow and well.
 func open(t testing.TB, dir string, change func(*Config)) *Log {
 	t.Helper()
-	c := Config{Dir: dir, Host: "broker.example.org", FileSize: 1 << 30, Log: testLog(t)}
+	c := Config{Dir: dir, Host: "broker.example.org", FileSize: 1 << 30, Wait: time.Minute, Log: testLog(t)}
 	if change != nil {
 		change(&c)
 	}

@@ -37,6 +37,14 @@ func (s *slowDisk) hang() {
 	s.held = make(chan struct{})
 }
 
+// patience changes how long callers wait, so that only the disk that was told to
+// hang is too slow.
+func patience(l *Log, d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c.Wait = d
+}
+
 func (s *slowDisk) goOn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +80,7 @@ func TestSyncFails(t *testing.T) {
 				}
 			}()
 		}
-		for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("it never recovers")
 			}
@@ -94,10 +102,11 @@ func TestSyncFails(t *testing.T) {
 func TestSlowDisk(t *testing.T) {
 	dir := folder(t)
 	slow := &slowDisk{}
-	l := open(t, dir, func(c *Config) { c.Wait, c.sync = 200*time.Millisecond, slow.sync })
+	l := open(t, dir, func(c *Config) { c.sync = slow.sync })
 	write(t, l, 1, 0)
-	slow.hang()
 	begun := time.Now()
+	slow.hang()
+	patience(l, 200*time.Millisecond)
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -106,8 +115,17 @@ func TestSlowDisk(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
-	if d := time.Since(begun); d < 200*time.Millisecond || d > 3*time.Second {
+	over := make(chan struct{})
+	go func() { all.Wait(); close(over) }()
+	select {
+	case <-over: // before the disk answers
+	case <-time.After(time.Minute):
+		t.Error("they wait for the disk")
+		slow.goOn()
+		<-over
+		return
+	}
+	if d := time.Since(begun); d < 200*time.Millisecond {
 		t.Errorf("it took %s", d)
 	}
 	if err := l.Decision(grant()); err != ErrSlow { // without waiting any more
@@ -120,11 +138,12 @@ func TestSlowDisk(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	slow.goOn()
-	for end := time.Now().Add(10 * time.Second); l.Decision(grant()) != nil; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); l.Decision(grant()) != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it never recovers")
 		}
 	}
+	patience(l, time.Minute)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -157,11 +176,16 @@ func TestSlowDisk(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	dir := folder(t)
 	slow := &slowDisk{}
-	l := open(t, dir, func(c *Config) { c.Wait, c.sync = 50*time.Millisecond, slow.sync })
+	l := open(t, dir, func(c *Config) { c.sync = slow.sync })
 	write(t, l, 1, 0)
 	slow.hang()
+	patience(l, 50*time.Millisecond)
 	l.Decision(grant())
-	time.Sleep(60 * time.Millisecond)
+	for end := time.Now().Add(time.Minute); l.Status().Err != ErrSlow; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not notice that the disk hangs")
+		}
+	}
 	big := strings.Repeat("x", 64<<10)
 	lost := 0
 	for range 40000 {
@@ -174,6 +198,7 @@ func TestQueueIsBounded(t *testing.T) {
 	if n := l.Status().Queued; n > mostBytes {
 		t.Errorf("%d bytes are queued", n)
 	}
+	patience(l, time.Minute)
 	slow.goOn()
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ func TestSyslog(t *testing.T) {
 	write(t, l, 2, 0)
 	b := make([]byte, 64<<10)
 	for i := range 3 {
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		n, err := conn.Read(b)
 		if err != nil {
 			t.Fatal(err)
@@ -37,13 +37,9 @@ func TestSyslog(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	begun := time.Now()
 	write(t, l, 0, 3000) // more than a socket's queue
-	write(t, l, 1, 0)
-	if d := time.Since(begun); d > 5*time.Second {
-		t.Errorf("it took %s", d)
-	}
-	for end := time.Now().Add(5 * time.Second); l.Status().SyslogLost == 0; time.Sleep(10 * time.Millisecond) {
+	write(t, l, 1, 0)    // and nobody reads: to wait for that would be to wait for ever
+	for end := time.Now().Add(time.Minute); l.Status().SyslogLost == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("losses are not counted")
 		}
@@ -59,11 +55,11 @@ func TestSyslog(t *testing.T) {
 	defer conn.Close()
 	got := make(chan string, 1)
 	go func() {
-		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		n, _ := conn.Read(b)
 		got <- string(b[:n])
 	}()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		write(t, l, 1, 0)
 		select {
 		case s := <-got:
