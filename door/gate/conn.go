@@ -22,10 +22,16 @@ type Conn struct {
 
 	g      *Gate
 	ctx    context.Context // of the Serve that accepted it
-	nc     *net.UnixConn   // the gate too sets its read deadline: see hurry
+	nc     socket          // the gate too sets its read deadline: see hurry
 	waits  wait
 	until  time.Time // when the present answer must be taken; zero before its first write
 	hasten bool      // until has been shortened, since ctx has ended
+}
+
+// socket is what a Conn needs of its *net.UnixConn.
+type socket interface {
+	net.Conn
+	syscall.Conn
 }
 
 // wait is what the next Read waits for.

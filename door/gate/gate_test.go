@@ -59,7 +59,7 @@ func (l *lockedBuffer) lines(with string) int {
 func config() (Config, *lockedBuffer) {
 	log, out := logrus.New(), new(lockedBuffer)
 	log.SetOutput(out)
-	return Config{Max: 100, PerUID: 20, Privileged: []uint32{serviceUID}, Idle: 20 * time.Second, Request: 10 * time.Second,
+	return Config{Max: 100, PerUID: 20, Privileged: []uint32{serviceUID}, Idle: 5 * time.Minute, Request: time.Minute,
 		Busy: []byte("busy\n"), Log: logrus.NewEntry(log)}, out
 }
 
@@ -110,7 +110,7 @@ func start(t testing.TB, c Config, h Handler) *served {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &served{g, path, cancel, make(chan error, 1)}
 	go func() { s.done <- g.Serve(ctx, l, h) }()
-	t.Cleanup(func() { s.ended(t, 20*time.Second) })
+	t.Cleanup(func() { s.ended(t, time.Minute) })
 	return s
 }
 
@@ -149,7 +149,7 @@ func kept(t testing.TB) func(net.Conn, error) net.Conn {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		return c
 	}
 }
@@ -169,19 +169,17 @@ func welcome(t testing.TB, c net.Conn) bool {
 	return string(b[:n]) == "x"
 }
 
-// ends waits for the gate to close c, and tells how long that took.
-func ends(t testing.TB, c net.Conn) time.Duration {
+// ends waits for the gate to close c.
+func ends(t testing.TB, c net.Conn) {
 	t.Helper()
-	begin := time.Now()
 	if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Fatal(err)
 	}
-	return time.Since(begin)
 }
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
 		}
@@ -258,7 +256,7 @@ func TestRoom(t *testing.T) {
 		alice[1].Close()
 		eventually(t, "alice's places stay taken", func() bool { return s.Stats().Open == max-2 })
 		fill(carolUID, 2)
-		s.ended(t, 10*time.Second)
+		s.ended(t, time.Minute)
 		if len(s.byUID) != 0 || s.plain != 0 {
 			t.Errorf("still counted: %v, %d", s.byUID, s.plain)
 		}
@@ -275,9 +273,9 @@ func TestTurnedAwayInSilence(t *testing.T) {
 		if !welcome(t, s.dial(t)) {
 			t.Fatal("turned away too early")
 		}
-		begin := time.Now()
-		if said, err := io.ReadAll(s.dial(t)); err != nil || string(said) != busy || time.Since(begin) > time.Second {
-			t.Errorf("%q, %v after %v", said, err, time.Since(begin))
+		// Before any of the times for a connection is over: see kept and config.
+		if said, err := io.ReadAll(s.dial(t)); err != nil || string(said) != busy {
+			t.Errorf("%q, %v", said, err)
 		}
 		if got := s.Stats(); got != (Stats{Open: 1, Busy: 1}) {
 			t.Errorf("%+v", got)
@@ -304,9 +302,7 @@ func TestListenerFails(t *testing.T) {
 	if err := <-done; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v", err)
 	}
-	if d := ends(t, conn); d > time.Second {
-		t.Error(d)
-	}
+	ends(t, conn) // and not because it was idle: see config
 }
 
 // TestNotUnix: where the kernel cannot say who calls, nobody is served.
