@@ -2,6 +2,7 @@ package userdb
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -41,13 +42,9 @@ func TestNoCall(t *testing.T) {
 		"random":        random(5000) + "\x00",
 	} {
 		c := dial(t, ts)
-		begin := time.Now()
 		c.Write([]byte(msg)) // it may hang up in between
 		if said := c.eof(t); said != "" {
 			t.Errorf("%s: it says %q", name, said)
-		}
-		if d := time.Since(begin); d > 2*time.Second {
-			t.Errorf("%s: it took %s to hang up", name, d)
 		}
 	}
 	other.send(t, getInfo)
@@ -75,45 +72,49 @@ func random(n int) string {
 	return string(b)
 }
 
-// TestSilence: who says nothing, or half of something, is hung up on.
+// TestSilence: who says nothing, or half of something, is hung up on. Only one of
+// the two times is short, so that it is that one which ends the connection.
 func TestSilence(t *testing.T) {
-	ts := start(t, testDirectory(t, nil), func(c *Config) { c.Idle, c.Request = 300*time.Millisecond, 100*time.Millisecond })
-	for _, said := range []string{"", `{"method":"org.var`, getInfo + `{"method`} {
-		c := dial(t, ts)
+	const short = 100 * time.Millisecond
+	idle := start(t, testDirectory(t, nil), func(c *Config) { c.Idle = short })
+	request := start(t, testDirectory(t, nil), func(c *Config) { c.Request = short })
+	for said, ts := range map[string]*testServer{"": idle, `{"method":"org.var`: request, getInfo + `{"method`: request} {
 		begin := time.Now()
+		c := dial(t, ts)
 		c.send(t, said)
 		c.eof(t)
-		if d := time.Since(begin); d < 80*time.Millisecond || d > 3*time.Second {
+		if d := time.Since(begin); d < short {
 			t.Errorf("after %q it hung up in %s", said, d)
 		}
 	}
 	// A byte at a time does not gain time: the call as a whole has its limit.
-	c := dial(t, ts)
-	begin := time.Now()
-	for _, b := range []byte(getInfo) {
-		if _, err := c.Write([]byte{b}); err != nil {
+	c := dial(t, request)
+	for {
+		if _, err := c.Write([]byte("x")); os.IsTimeout(err) {
+			t.Fatal("drop by drop it goes on")
+		} else if err != nil {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if said := c.eof(t); said != "" || time.Since(begin) > 5*time.Second {
-		t.Errorf("drop by drop: %q in %s", said, time.Since(begin))
+	if said := c.eof(t); said != "" {
+		t.Errorf("drop by drop: %q", said)
 	}
 	// Who does not take his answers is hung up on too.
-	ts2 := start(t, testDirectory(t, nil), func(c *Config) { c.Request = 100 * time.Millisecond })
-	c = dial(t, ts2)
-	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	c = dial(t, request)
 	for {
-		if _, err := c.Write([]byte(strings.Repeat(getInfo, 100))); err != nil {
+		if _, err := c.Write([]byte(strings.Repeat(getInfo, 100))); os.IsTimeout(err) {
+			t.Fatal("answers that are not taken are waited for")
+		} else if err != nil {
 			break
 		}
 	}
-	waitOpen(t, ts2, 0)
+	waitOpen(t, request, 0)
 }
 
 func waitOpen(t *testing.T, ts *testServer, n int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ts.Stats().Open != n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ts.Stats().Open != n; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d connections are open, want %d", ts.Stats().Open, n)
 		}
@@ -166,10 +167,9 @@ func TestTwoThousand(t *testing.T) {
 	waitOpen(t, few, room)
 	for range 20 {
 		c := dial(t, few)
-		begin := time.Now()
 		c.Write([]byte(ask))
-		if got := c.next(t); errorOf(t, got) != "ServiceNotAvailable" || time.Since(begin) > time.Second {
-			t.Errorf("one too many: %s in %s", got, time.Since(begin))
+		if got := c.next(t); errorOf(t, got) != "ServiceNotAvailable" { // while all the others stay
+			t.Errorf("one too many: %s", got)
 		}
 	}
 	if s := few.Stats(); s.Busy != 20 {
@@ -194,7 +194,7 @@ func TestRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { nc.Close() })
-			nc.SetDeadline(time.Now().Add(20 * time.Second))
+			nc.SetDeadline(time.Now().Add(time.Minute))
 			c := &client{nc, bufio.NewReader(nc)}
 			c.Write([]byte(getInfo))
 			if errorOf(t, c.next(t)) == "ServiceNotAvailable" {
@@ -221,14 +221,12 @@ func TestBind(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "deep", "er", Service)
 	refused := func(what string) {
 		t.Helper()
-		begin := time.Now()
 		c, err := net.Dial("unix", path)
 		if err == nil {
 			c.Close()
 			t.Errorf("%s: somebody answers", what)
-		}
-		if d := time.Since(begin); d > time.Second {
-			t.Errorf("%s: refused after %s", what, d)
+		} else if !errors.Is(err, syscall.ECONNREFUSED) { // the kernel says that at once
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 	f, err := Bind(path)
@@ -265,11 +263,7 @@ func TestStop(t *testing.T) {
 		c.next(t)
 	}
 	dial(t, ts)
-	begin := time.Now()
-	ts.stop()
-	if d := time.Since(begin); d > 2*time.Second {
-		t.Errorf("stopping took %s", d)
-	}
+	ts.stop() // and no time is over that ends a connection
 	if s := ts.Stats(); s.Open != 0 {
 		t.Errorf("%+v", s)
 	}

@@ -79,6 +79,7 @@ type testServer struct {
 
 func (ts *testServer) setView(v broker.View) { ts.mu.Lock(); ts.view = v; ts.mu.Unlock() }
 
+// start serves a snapshot. Nothing ends because of its time, unless change says so.
 func start(t testing.TB, snap *broker.Snapshot, change func(*Config)) *testServer {
 	t.Helper()
 	dir := t.TempDir()
@@ -89,7 +90,7 @@ func start(t testing.TB, snap *broker.Snapshot, change func(*Config)) *testServe
 	log := logrus.New()
 	log.SetOutput(ts.log)
 	c := Config{View: func() broker.View { ts.mu.Lock(); defer ts.mu.Unlock(); return ts.view }, Now: func() time.Time { return testNow },
-		Etc: etc, Log: logrus.NewEntry(log)}
+		Etc: etc, Idle: time.Hour, Request: time.Hour, Log: logrus.NewEntry(log)}
 	if change != nil {
 		change(&c)
 	}
@@ -141,7 +142,7 @@ func dial(t testing.TB, ts *testServer) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	t.Cleanup(func() { c.Close() })
 	return &client{c, bufio.NewReader(c)}
 }
