@@ -72,7 +72,7 @@ func TestCrowd(t *testing.T) {
 		}
 		return time.Since(began)
 	}
-	within("first", 2*time.Minute)
+	within("first", 5*time.Minute)
 	var memory runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&memory)
@@ -86,7 +86,7 @@ func TestCrowd(t *testing.T) {
 		gone := slices.Delete(slices.Clone(members), i, i+1)
 		at := time.Now()
 		g := x.src.edit(func(e *broker.Edit) { e.PutGroup(testGroup("ops", 0, gone...)) })
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		k := 0
 		x.server.Confirm(ctx, g, func(c Confirmation) {
 			if !c.OK {
@@ -141,7 +141,7 @@ func TestCrowd(t *testing.T) {
 	})
 	used := cpu()
 	x.start(x.addr)
-	whole := within("after the restart", 2*time.Minute)
+	whole := within("after the restart", 5*time.Minute)
 	close(stop)
 	watch.Wait()
 	t.Logf("after the broker's restart: all back in %s, half in %s; %s of CPU, server and clients", whole.Round(time.Millisecond),

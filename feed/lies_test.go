@@ -41,7 +41,7 @@ func (x *site) lie(t *testing.T, cert *tls.Certificate, change func(*tls.Config)
 	}
 	c := tls.Client(raw, conf)
 	t.Cleanup(func() { raw.Close() })
-	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(2 * time.Minute))
 	return &liar{t: t, c: c, r: bufio.NewReader(c)}
 }
 
@@ -304,7 +304,7 @@ func TestCutOff(t *testing.T) {
 			if n := x.noted(HostCut); n.Host != "host0.example.org" {
 				t.Errorf("%+v", n)
 			}
-			if d := time.Since(began); d > 500*time.Millisecond {
+			if d := time.Since(began); d > 10*time.Second { // it looks through all hosts after 30
 				t.Errorf("it took %s", d)
 			}
 			x.noted(HostRefused) // when it comes back
@@ -362,7 +362,7 @@ func TestSlowReader(t *testing.T) {
 	if !cut {
 		t.Error("it is not cut off")
 	}
-	if worst > time.Second {
+	if worst > writeTime-2*time.Second { // for so long a frame waits for who does not read
 		t.Errorf("the other host waited for %s", worst)
 	}
 	_, _ = io.Copy(io.Discard, slow.c)

@@ -197,7 +197,7 @@ func (x *site) start(addr string) {
 // noted waits for a note of a kind.
 func (x *site) noted(kind NoteKind) Note {
 	x.t.Helper()
-	for end := time.After(10 * time.Second); ; {
+	for end := time.After(time.Minute); ; {
 		select {
 		case n := <-x.notes:
 			if n.Kind == kind {
@@ -265,7 +265,7 @@ func (h *host) start() {
 // until waits for a condition.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it does not come about: %s", what)
 		}
@@ -275,7 +275,7 @@ func until(t testing.TB, what string, ok func() bool) {
 // confirmed waits until all hosts have a generation.
 func (x *site) confirmed(generation uint64) {
 	x.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	x.server.Confirm(ctx, generation, func(c Confirmation) {
 		if !c.OK {
