@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -177,12 +178,12 @@ func (c *cluster) config(order ...int) Config {
 // leader is the server that leads a bucket.
 func (c *cluster) leader(t testing.TB, st Store, name string) int {
 	b, _ := bucketNamed(name)
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		e, err := st.(*store).engine()
 		if err != nil {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		js, err := e.js.Stream(ctx, b.stream())
 		cancel()
 		if err != nil || js.CachedInfo().Cluster == nil {
@@ -203,15 +204,19 @@ func quiet() *logrus.Entry {
 	return logrus.NewEntry(l)
 }
 
+// freePorts are some that nobody has, below those which the kernel gives to others
+// (ip_local_port_range) before a server takes them.
 func freePorts(t testing.TB, n int) []int {
 	var out []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for try := 0; len(out) < n; try++ {
+		port := 12000 + mathrand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			defer l.Close()
+			out = append(out, port)
+		} else if try > 100*n {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
 	}
 	return out
 }

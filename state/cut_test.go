@@ -35,7 +35,7 @@ func TestCut(t *testing.T) {
 	st := open(t, c)
 	for i := range 10 {
 		key := fmt.Sprint("more", i)
-		if err := st.Create(t.Context(), BucketCodes, key, nil, time.Hour); err != nil {
+		if err := st.Create(patient(t), BucketCodes, key, nil, time.Hour); err != nil {
 			t.Fatal(err)
 		}
 		marks = append(marks, mark{BucketCodes, key})
@@ -96,21 +96,21 @@ func fill(t *testing.T, c Config, n int) (marks []mark) {
 	for i := range n {
 		for _, b := range counted {
 			key := fmt.Sprint(b, i)
-			if err := st.Create(t.Context(), b, key, nil, time.Hour+time.Duration(i)*time.Second); err != nil {
+			if err := st.Create(patient(t), b, key, nil, time.Hour+time.Duration(i)*time.Second); err != nil {
 				t.Fatal(err)
 			}
 			marks = append(marks, mark{b, key})
 		}
-		if err := st.Create(t.Context(), BucketCodes, fmt.Sprint("soon", i), nil, time.Second); err != nil {
+		if err := st.Create(patient(t), BucketCodes, fmt.Sprint("soon", i), nil, time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for i := range 5 {
-		if err := st.Put(t.Context(), BucketSessions, "s", fmt.Append(nil, i), 0); err != nil {
+		if err := st.Put(patient(t), BucketSessions, "s", fmt.Append(nil, i), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := st.Delete(t.Context(), BucketSessions, "s"); err != nil {
+	if err := st.Delete(patient(t), BucketSessions, "s"); err != nil {
 		t.Fatal(err)
 	}
 	if err := st.Close(); err != nil {
@@ -130,7 +130,7 @@ func spendAgain(t *testing.T, c Config, marks []mark, what string) (how string) 
 	}
 	defer st.Close()
 	for _, m := range marks {
-		switch err := st.Create(t.Context(), m.bucket, m.key, nil, time.Hour); {
+		switch err := st.Create(patient(t), m.bucket, m.key, nil, time.Hour); {
 		case errors.Is(err, ErrExists):
 		case errors.Is(err, ErrUnavailable):
 			how = "barred"
@@ -140,7 +140,7 @@ func spendAgain(t *testing.T, c Config, marks []mark, what string) (how string) 
 		}
 	}
 	// All else goes on.
-	if err := st.Put(t.Context(), BucketProofs, "k", nil, time.Minute); err != nil {
+	if err := st.Put(patient(t), BucketProofs, "k", nil, time.Hour); err != nil {
 		t.Errorf("%s: nothing can be put: %v", what, err)
 	}
 	return how
@@ -289,7 +289,7 @@ func TestHeaderLength(t *testing.T) {
 func TestGoneForEver(t *testing.T) {
 	c := Config{Dir: filepath.Join(quickDir(t), "state"), Log: quiet()}
 	st := open(t, c)
-	if err := st.Create(t.Context(), BucketCodes, "a recovery code", nil, 0); err != nil {
+	if err := st.Create(patient(t), BucketCodes, "a recovery code", nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := st.Close(); err != nil {
@@ -311,7 +311,7 @@ func TestGoneForEver(t *testing.T) {
 	if err := os.Rename(c.Dir, c.Dir+".old"); err != nil {
 		t.Fatal(err)
 	}
-	if err := open(t, c).Create(t.Context(), BucketCodes, "another", nil, 0); err != nil {
+	if err := open(t, c).Create(patient(t), BucketCodes, "another", nil, 0); err != nil {
 		t.Error(err)
 	}
 }
