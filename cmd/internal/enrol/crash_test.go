@@ -168,7 +168,7 @@ func (s *site) terminal(typed func(say func(string), saw func(string) bool), arg
 	}
 	read := func() string { b, _ := s.web.ReadFile(log); return string(b) }
 	typed(func(text string) { fmt.Fprintln(in, text) }, func(text string) bool {
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 			if strings.Contains(read(), text) {
 				return true
 			}

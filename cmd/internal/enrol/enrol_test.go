@@ -194,7 +194,7 @@ func TestFollowABroker(t *testing.T) {
 func (s *site) soon(what string, f func() error) {
 	s.t.Helper()
 	var err error
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}

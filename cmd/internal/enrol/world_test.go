@@ -206,7 +206,7 @@ func (s *site) authorize(home, owner string) *testenv.Key {
 func (s *site) startSekishod(h *testenv.Host) *testenv.Daemon {
 	s.t.Helper()
 	d, err := h.Start(s.t.Context(), testenv.DaemonConfig{
-		Name: "sekishod", Path: binDir + "/sekishod", ReadyTimeout: 30 * time.Second, StopTimeout: 15 * time.Second,
+		Name: "sekishod", Path: binDir + "/sekishod", ReadyTimeout: time.Minute, StopTimeout: time.Minute,
 		Ready: func(ctx context.Context) error { return h.Command(ctx, binDir+"/sekisho", "status").Run() },
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -32,26 +33,28 @@ type servers struct {
 }
 
 func newServers(t *testing.T) *servers {
-	s := &servers{t: t, dir: t.TempDir(), all: make([]*server.Server, 3)}
+	s := &servers{t: t, dir: inMemory(t), all: make([]*server.Server, 3)}
 	conf := s.certificate()
 	var routes []*url.URL
 	var ports []int
-	for range 6 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for try := 0; len(ports) < 6; try++ { // below those that the kernel gives to others meanwhile
+		port := 12000 + mathrand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			defer l.Close()
+			ports = append(ports, port)
+		} else if try > 1000 {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	for _, p := range ports[3:] {
 		routes = append(routes, &url.URL{Scheme: "tls", Host: fmt.Sprintf("127.0.0.1:%d", p)})
 	}
 	for i := range 3 {
 		s.options = append(s.options, &server.Options{ServerName: fmt.Sprint("nats", i+1), Host: "127.0.0.1", Port: ports[i], NoSigs: true, NoLog: true,
-			TLS: true, TLSVerify: true, TLSConfig: conf.Clone(), TLSTimeout: 5, JetStream: true, StoreDir: filepath.Join(s.dir, fmt.Sprint("store", i)),
+			TLS: true, TLSVerify: true, TLSConfig: conf.Clone(), TLSTimeout: 20, JetStream: true, StoreDir: filepath.Join(s.dir, fmt.Sprint("store", i)),
 			SyncAlways: true, JetStreamMaxStore: 4 << 30, JetStreamMaxMemory: 64 << 20, Routes: routes,
-			Cluster: server.ClusterOpts{Name: "sekisho", Host: "127.0.0.1", Port: ports[3+i], TLSConfig: conf.Clone(), TLSTimeout: 5}})
+			Cluster: server.ClusterOpts{Name: "sekisho", Host: "127.0.0.1", Port: ports[3+i], TLSConfig: conf.Clone(), TLSTimeout: 20}})
 	}
 	t.Cleanup(func() {
 		for i := range 3 {

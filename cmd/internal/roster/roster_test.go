@@ -3,6 +3,7 @@ package roster
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,9 +21,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quick is usual with less patience.
-var quick = timing{ttl: 10 * time.Second, renew: 4 * time.Second, takeOver: 100 * time.Millisecond, pass: 50 * time.Millisecond, pace: time.Millisecond,
+// quick is usual with less patience, but for the life of an entry: nothing of a broker
+// that is alive ends because the machine stalls. brief is for a broker that dies.
+var quick = timing{ttl: time.Minute, renew: 20 * time.Second, takeOver: 100 * time.Millisecond, pass: 50 * time.Millisecond, pace: time.Millisecond,
 	batch: time.Millisecond, beat: 200 * time.Millisecond, silent: 3 * time.Second, fresh: 20 * time.Millisecond, order: time.Minute}
+
+var brief = func(t timing) timing { t.ttl, t.renew = 10*time.Second, 4*time.Second; return t }(quick)
 
 func testLog(t testing.TB) *logrus.Entry {
 	l := logrus.New()
@@ -30,8 +34,18 @@ func testLog(t testing.TB) *logrus.Entry {
 	return logrus.NewEntry(l)
 }
 
+// inMemory is a folder that no disk holds up.
+func inMemory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "roster-test")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func openStore(t testing.TB) state.Store {
-	s, err := state.Open(t.Context(), state.Config{Dir: filepath.Join(t.TempDir(), "state"), Log: testLog(t), Now: time.Now})
+	s, err := state.Open(t.Context(), state.Config{Dir: filepath.Join(inMemory(t), "state"), Log: testLog(t), Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +101,9 @@ type node struct {
 	events []broker.SessionEvent
 }
 
-func newNode(t testing.TB, name string, s state.Store) *node {
+func newNode(t testing.TB, name string, s state.Store) *node { return timedNode(t, name, s, quick) }
+
+func timedNode(t testing.TB, name string, s state.Store, timing timing) *node {
 	n := &node{t: t, name: name, hosts: map[broker.HostName]map[broker.SessionID]bool{}}
 	view := broker.View{Snapshot: (*broker.Snapshot)(nil).Edit().Commit(), AsOf: time.Now(), MaxAge: time.Hour}
 	var err error
@@ -122,7 +138,7 @@ func newNode(t testing.TB, name string, s state.Store) *node {
 				out.Ending = s.Ending.UTC().Format(time.RFC3339)
 			}
 			return out
-		}}, quick)
+		}}, timing)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -270,7 +286,7 @@ func TestSessionsAreSeenAndEndedElsewhere(t *testing.T) {
 // broker is dead and its entry has grown too old.
 func TestNoEndWithoutAWord(t *testing.T) {
 	s := openStore(t)
-	a, b := newNode(t, "a.example.org", s), newNode(t, "b.example.org", s)
+	a, b := timedNode(t, "a.example.org", s, brief), timedNode(t, "b.example.org", s, brief)
 	a.joins("web1", sid("x"))
 	a.mu.Lock()
 	a.stuck = true
@@ -293,7 +309,7 @@ func TestNoEndWithoutAWord(t *testing.T) {
 		t.Errorf("shown are %+v, %v", all, err)
 	}
 	// The broker begins anew. Before the session's host is back, it says nothing of it.
-	again := newNode(t, "a.example.org", s)
+	again := timedNode(t, "a.example.org", s, brief)
 	time.Sleep(500 * time.Millisecond)
 	if !b.Pending(string(sid("x"))) {
 		t.Error("a broker that does not know it yet has said that it has ended")
