@@ -231,7 +231,7 @@ func TestStartedInside(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
 			s := newSite(t, k)
-			admin := s.log("root", "sed s/22/2200/ /etc/ssh/sshd_config.22 >/etc/ssh/sshd_config.2200; setsid /run/sshd-as/sshd -D -f /etc/ssh/sshd_config.2200 >/dev/null 2>&1 & sleep 1; echo ready; cat")
+			admin := s.log("root", "sed s/22/2200/ /etc/ssh/sshd_config.22 >/etc/ssh/sshd_config.2200; setsid /run/sshd-as/sshd -D -f /etc/ssh/sshd_config.2200 >/dev/null 2>&1 & until ss -Htln sport = :2200 | grep -q .; do sleep 0.1; done; echo ready; cat")
 			bob := s.open(testenv.SSHCall{User: "bob", Port: 2200, Command: "echo ready; cat"})
 			bob.until("ready")
 			exe, err := ownProgram()

@@ -27,7 +27,7 @@ func TestChannels(t *testing.T) {
 			if n := len(s.all()); n != 1 {
 				t.Errorf("%d sessions", n)
 			}
-			if e := master.end(why); e.Terminals != 3 {
+			if e := master.endBy(Order{Text: why, Grace: MaxGrace}); e.Terminals != 3 {
 				t.Errorf("%+v", e)
 			}
 			for _, l := range append(more, master) {
@@ -56,12 +56,12 @@ func TestNoShell(t *testing.T) {
 			tunnel := s.open(testenv.SSHCall{User: "alice"}, "-N", "-L", "127.0.0.1:2222:127.0.0.1:22")
 			banner := func() error {
 				return s.client.Inside(func() error {
-					c, err := net.DialTimeout("tcp", "127.0.0.1:2222", time.Second)
+					c, err := net.DialTimeout("tcp", "127.0.0.1:2222", 10*time.Second)
 					if err != nil {
 						return err
 					}
 					defer c.Close()
-					c.SetDeadline(time.Now().Add(5 * time.Second))
+					c.SetDeadline(time.Now().Add(30 * time.Second))
 					b := make([]byte, 4)
 					if _, err := c.Read(b); err != nil || string(b) != "SSH-" {
 						return fmt.Errorf("%q, %v", b, err)

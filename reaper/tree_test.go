@@ -83,7 +83,7 @@ func TestStoppedAndLetGo(t *testing.T) {
 		s := &session{pid: leader.pid, started: leader.started, tree: &tree{audit: noAudit, known: map[int32]uint64{}}}
 		done := make(chan error, 1)
 		go func() { done <- r.killTree(s) }()
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
 			if p, err := readProcess(child); err != nil || p.state == 'T' {
 				break
 			}

@@ -253,7 +253,7 @@ func (l *login) ends() {
 	l.t.Helper()
 	select {
 	case <-l.done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		l.t.Errorf("ssh goes on, and has said %q", l.out)
 	}
 }
@@ -269,7 +269,7 @@ func (l *login) lives() bool {
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what)
 		}
@@ -306,7 +306,15 @@ func (s *site) sleeping(mark string) []string {
 // end ends a session and looks whether all of it has gone.
 func (l *login) end(text string) Ended {
 	l.t.Helper()
-	e := ask[Ended](l.site, "End", Order{ID: l.Opened.ID, Text: text})
+	return l.endBy(Order{Text: text})
+}
+
+// endBy is end with an order of the test's own: one with a long Grace gives a slow
+// sshd the time to send on what is written to the terminal.
+func (l *login) endBy(o Order) Ended {
+	l.t.Helper()
+	o.ID = l.Opened.ID
+	e := ask[Ended](l.site, "End", o)
 	if len(e.Left) > 0 {
 		l.t.Errorf("left: %+v", e.Left)
 	}
