@@ -71,7 +71,7 @@ func sshdSays(t *testing.T, lines, probes, extra []string) string {
 		client = append(client, "-i", name)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	ssh := exec.CommandContext(ctx, "ssh", append(client, "127.0.0.1", "true")...)
 	var clientOut bytes.Buffer
@@ -79,7 +79,7 @@ func sshdSays(t *testing.T, lines, probes, extra []string) string {
 	must(ssh.Start())
 	defer func() { cancel(); ssh.Wait() }()
 
-	must(ln.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Second)))
+	must(ln.(*net.TCPListener).SetDeadline(time.Now().Add(2 * time.Minute)))
 	conn, err := ln.Accept()
 	if err != nil {
 		t.Fatalf("ssh does not connect: %v\n%s", err, clientOut.Bytes())

@@ -17,7 +17,7 @@ import (
 // keygen runs the real ssh-keygen (Debian package openssh-client) in dir.
 func keygen(t *testing.T, dir string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ssh-keygen", args...)
 	cmd.Dir = dir

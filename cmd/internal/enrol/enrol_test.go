@@ -115,9 +115,12 @@ func TestFollowABroker(t *testing.T) {
 	}
 	s.startSekishod(s.web)
 	s.startSSHD()
-	if out := status(); !strings.Contains(out, "hosts 1 of 1 follow, 0 sessions there") || !strings.Contains(out, "web1 following connected") {
-		t.Errorf("the broker's status:\n%s", out)
-	}
+	s.soon("the broker's status", func() error { // what the host has applied, the broker hears a moment later
+		if out := status(); !strings.Contains(out, "hosts 1 of 1 follow, 0 sessions there") || !strings.Contains(out, "web1 following connected") {
+			return errors.New(out)
+		}
+		return nil
+	})
 	if out := status("--json"); !strings.Contains(out, `"host": "web1", "state": "following", "from": "`) {
 		t.Errorf("the broker's status:\n%s", out)
 	}
