@@ -59,7 +59,11 @@ func TestRefusals(t *testing.T) {
 			}
 			defer func() { cron.Process.Kill(); cron.Wait() }()
 			var daemon int32
-			fmt.Sscan(s.sh("pgrep -x -f 'sleep 1000'"), &daemon)
+			eventually(t, "it does not start", func() bool {
+				out, _ := s.web.Command(t.Context(), "pgrep", "-x", "-f", "sleep 1000").Output()
+				n, _ := fmt.Sscan(string(out), &daemon)
+				return n == 1
+			})
 			for name, c := range map[string]struct {
 				try  Adoption
 				want error
