@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -165,21 +166,29 @@ func newSite(t testing.TB, s *broker.Snapshot, change func(*ServerConfig)) *site
 	if change != nil {
 		change(&x.conf)
 	}
-	x.start("127.0.0.1:0")
+	x.start("")
 	t.Cleanup(func() { x.stop() })
 	return x
 }
 
-// start begins a server, at an address that the test may know already.
+// start begins a server, at an address that the test knows already or, without one, at
+// a port below those that the kernel gives: while a broker is away nobody gets its port,
+// not even a host that tries to reach it.
 func (x *site) start(addr string) {
 	x.t.Helper()
 	var err error
 	if x.server, err = NewServer(x.conf); err != nil {
 		x.t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		x.t.Fatal(err)
+	var l net.Listener
+	for try := 0; l == nil; try++ {
+		at := addr
+		if addr == "" {
+			at = fmt.Sprintf("127.0.0.1:%d", 12000+mathrand.IntN(20000))
+		}
+		if l, err = net.Listen("tcp", at); err != nil && (addr != "" || try > 1000) {
+			x.t.Fatal(err)
+		}
 	}
 	x.addr = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
