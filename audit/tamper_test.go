@@ -258,16 +258,22 @@ func TestTornAnywhere(t *testing.T) {
 				t.Fatalf("cut at %d, %d zeros: mended: %v", cut, junk, v.Mended)
 			}
 			var seqs []uint64
+			var last Kind
+			others := 0
 			for _, r := range read(t, dir, Query{}) {
 				seqs = append(seqs, r.Seq)
+				if last = r.Kind; len(seqs) > kept && last != KindSeal {
+					others++
+				}
 			}
-			// what was whole, the mend, start, the grant, stop, seal
-			want := kept + 4
+			// after what was whole the mend, start, the grant, stop, and a seal; on a
+			// slow disk there are more seals between them (sealAge)
+			want := 3
 			if !clean {
 				want++
 			}
-			if len(seqs) != want || seqs[len(seqs)-1] != uint64(want) {
-				t.Fatalf("cut at %d, %d zeros: %d whole, records %v", cut, junk, kept, seqs)
+			if others != want || last != KindSeal || seqs[len(seqs)-1] != uint64(len(seqs)) {
+				t.Fatalf("cut at %d, %d zeros: %d whole, records %v, %d of them new and no seals", cut, junk, kept, seqs, others)
 			}
 			if !clean { // and what was put aside is guarded
 				edit(t, filepath.Join(dir, name), func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
@@ -308,13 +314,14 @@ func TestMendIsNoExcuse(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
+	seal := fmt.Sprintf("when sekishod started, the seal of record %d", l.Status().Sealed) // 8, or more on a slow disk
 	all, _ = files(dir)
 	edit(t, filepath.Join(dir, all[0].name), func(b []byte) []byte { return b[:bytes.IndexByte(b, '\n')+1] })
 	l = open(t, dir, nil)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if v := verify(t, VerifyConfig{Dir: dir}); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), "when sekishod started, the seal of record 8") {
+	if v := verify(t, VerifyConfig{Dir: dir}); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), seal) {
 		t.Errorf("%v", v.Problems)
 	}
 }
