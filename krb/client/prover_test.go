@@ -167,7 +167,7 @@ func TestProverCannotTell(t *testing.T) {
 		reason broker.Reason
 		text   string
 	}{
-		"dead":    {freePort(), nil, broker.ReasonUnreachable, ""},
+		"dead": {freePort(), nil, broker.ReasonUnreachable, ""},
 		"hung": {hung.addr, func(c *client.ProverConfig) { c.Client = newClient(t, short, hung.addr) },
 			broker.ReasonUnreachable, ""},
 		"busy":    {busy.addr, nil, broker.ReasonUnreachable, ""},
