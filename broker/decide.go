@@ -15,8 +15,8 @@ const maxSources = 64
 // Decide answers a request from what it is given and nothing else.
 //
 // The order of the questions is the order of the answers: can this view answer
-// at all, is there such a user in good standing, is there such a target, which
-// rules fit, and what do they still want. A rule that fits but wants a younger
+// at all, is there such a user in good standing, has he this key, is there such a
+// target, which rules fit, and what do they still want. A rule that fits but wants a younger
 // snapshot than this one makes a refusal "could not find out", never a no; only
 // the proof that another rule asks for comes before it.
 func Decide(v View, r Request, shown []Proof, now time.Time) Decision {
@@ -62,6 +62,10 @@ const (
 func judge(v View, r Request, shown []Proof, now time.Time) (j judgement) {
 	d := &j.decision
 	if j.user, *d = person(v, r.User, now); d.Reason != ReasonNone {
+		return j
+	}
+	if r.Key != "" && !j.user.HasKey(r.Key) {
+		d.Reason, d.Until = ReasonNoKey, time.Time{}
 		return j
 	}
 	accountUntil := d.Until

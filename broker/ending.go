@@ -134,6 +134,8 @@ func sentence(s *Session) string {
 		return "your account has expired"
 	case ReasonAmbiguousUser, ReasonNologin:
 		return "your account is closed"
+	case ReasonNoKey:
+		return "the key that you came in by is not yours any more"
 	case ReasonTime, ReasonRuleExpired:
 		if !s.Until.IsZero() && !s.Until.After(s.Ending) {
 			return "this access was until " + s.Until.In(s.Ending.Location()).Format("15:04 MST")

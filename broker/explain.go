@@ -143,6 +143,8 @@ func (j judgement) change(v View, r Request) []string {
 		return []string{"the account's expiry must be moved: sekisho user set " + string(r.User) + " --expires DATE"}
 	case ReasonNologin:
 		return []string{"the account needs a login shell: sekisho user set " + string(r.User) + " --shell /bin/bash"}
+	case ReasonNoKey:
+		return []string{fmt.Sprintf("the key must stand in the user's entry: sekisho key add %s FILE.pub", r.User)}
 	case ReasonUnknownHost:
 		return []string{fmt.Sprintf("the directory must know the host: sekisho host add %s", r.Target.Host)}
 	case ReasonConflict:

@@ -103,7 +103,7 @@ func (r *rests) disown(s *Session) {
 func (s *Session) texts() []*string {
 	q := &s.Request
 	ps := []*string{(*string)(&q.User), (*string)(&q.Login), (*string)(&q.Door), (*string)(&q.Target.Host),
-		&s.Keeper, (*string)(&s.Place), &s.Service, &s.TTY}
+		&q.Key, &s.Keeper, (*string)(&s.Place), &s.Service, &s.TTY}
 	for i := range s.Proofs {
 		ps = append(ps, (*string)(&s.Proofs[i]))
 	}

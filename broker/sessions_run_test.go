@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sekisho/sekisho/keys"
 )
 
 // site is a small directory that is published as ldapsync does it.
@@ -185,6 +187,54 @@ func TestRunSessions(t *testing.T) {
 		n.want(t, "all is over")
 		if st := s.b.SessionStats(); st.Open != 0 || st.Ending != 0 || st.JudgedAll != 3 {
 			t.Errorf("stats %+v", st)
+		}
+	})
+}
+
+// TestKeyTakenAway: the sessions that came in by a key end with it, and no others.
+func TestKeyTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, n := newSite(t, Config{}), &notes{began: time.Now()}
+		s.b.Keep("a", n.end)
+		defer s.run()()
+		has := func(user UserName, lines ...keys.Line) {
+			s.edit(func(e *Edit) {
+				u, _ := e.Snapshot().User(user)
+				c := *u
+				c.Keys = lines
+				e.PutUser(c)
+			})
+		}
+		by := func(id string, user UserName, key keys.Key) Session {
+			x := siteSession(id, user, "a")
+			x.Request.Key = key.Fingerprint()
+			return x
+		}
+		one, two := edKey(1), edKey(2)
+		has("alice", keys.Line{Key: one}, keys.Line{Key: two, Comment: "laptop"})
+		has("bob", keys.Line{Key: one})
+		synctest.Wait()
+		s.open(by("a1", "alice", one), by("a2", "alice", two), siteSession("a3", "alice", "a"), by("b1", "bob", one))
+		var not *NotOpened
+		if err := s.b.OpenSession(by("b2", "bob", two)); !errors.As(err, &not) || not.Outcome != Deny || not.Reason != ReasonNoKey {
+			t.Errorf("by a key that is not his: %v", err)
+		}
+		has("alice", keys.Line{Key: two, Comment: "desk", Options: &keys.Options{Command: "/bin/true"}}, keys.Line{Key: one, Comment: "new"})
+		n.want(t, "comment, options and order have changed")
+		has("alice", keys.Line{Key: two})
+		n.want(t, "her first key has gone", "a1 0s")
+		x, _ := s.b.Session("a1")
+		if x.Why != ReasonNoKey || sentence(&x) != "the key that you came in by is not yours any more" {
+			t.Errorf("it ends for %q: %s", x.Why, sentence(&x))
+		}
+		s.b.CloseSession("a1", ReasonNone)
+		has("alice", keys.Line{Key: two, Options: &keys.Options{CertAuthority: true}})
+		n.want(t, "her second signs certificates", "a2 0s")
+		s.b.CloseSession("a2", ReasonNone)
+		has("alice")
+		n.want(t, "she has none")
+		for _, id := range []SessionID{"a3", "b1"} {
+			s.b.CloseSession(id, ReasonNone)
 		}
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sekisho/sekisho/keys"
 )
 
 // world is a directory that changes at random, with a broker on it.
@@ -93,6 +95,14 @@ func (w *world) rebuild() {
 	w.view.Snapshot = e.Commit()
 }
 
+// worldKeys are those that users may have.
+var worldKeys = []keys.Key{edKey(1), edKey(2)}
+
+// edKey is an ssh-ed25519 key.
+func edKey(n byte) keys.Key {
+	return keys.Key{Type: keys.ED25519, Blob: "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20" + strings.Repeat(string([]byte{n}), 32)}
+}
+
 // later is a time that the clock may come to pass, or has passed.
 func (w *world) later() time.Time {
 	return w.now.Add(time.Duration(w.r.IntN(60)-5) * 11 * time.Minute).Truncate(time.Second)
@@ -125,6 +135,12 @@ func (w *world) change(e *Edit) {
 			u.State.ShadowExpires = w.later().Unix()
 		case 4:
 			u.State.KerberosExpires = w.later().Unix()
+		}
+		u.Keys = nil
+		for _, k := range worldKeys {
+			if r.IntN(4) > 0 {
+				u.Keys = append(u.Keys, keys.Line{Key: k, Comment: pick(r, "old", "new")})
+			}
 		}
 		w.users[id] = u
 		e.PutUser(u)
@@ -256,6 +272,9 @@ func (w *world) session() Session {
 	}
 	if r.IntN(2) == 0 {
 		s.Request.From = randomAddr(r)
+	}
+	if r.IntN(3) == 0 {
+		s.Request.Key = pick(r, worldKeys...).Fingerprint()
 	}
 	return s
 }

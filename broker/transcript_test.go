@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sekisho/sekisho/keys"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts under testdata; read them before you commit them")
@@ -120,9 +122,16 @@ func (tr *transcript) run(line string) ([]string, error) {
 		tr.snap = nil
 		return nil, nil
 	case "user":
-		e.PutUser(User{ID: a.id("user"), DN: dnOf("user:" + name), Name: UserName(name), UID: a.number("uid"), GID: a.number("gid"),
+		u := User{ID: a.id("user"), DN: dnOf("user:" + name), Name: UserName(name), UID: a.number("uid"), GID: a.number("gid"),
 			Shell: a.one("shell"), State: AccountState{Locked: a.one("locked") != "", ShadowExpires: a.unix("shadow-expires"),
-				KerberosExpires: a.unix("kerberos-expires"), PolicyLockedUntil: a.unix("policy-locked-until")}})
+				KerberosExpires: a.unix("kerberos-expires"), PolicyLockedUntil: a.unix("policy-locked-until")}}
+		for _, n := range a.all("key") {
+			u.Keys = append(u.Keys, keys.Line{Key: edKey(n[0])})
+		}
+		for _, n := range a.all("ca-key") {
+			u.Keys = append(u.Keys, keys.Line{Key: edKey(n[0]), Options: &keys.Options{CertAuthority: true}})
+		}
+		e.PutUser(u)
 	case "group":
 		g := Group{ID: a.id("group"), DN: dnOf("group:" + name), Name: GroupName(name), GID: a.number("gid")}
 		for _, m := range a.all("member") {
@@ -184,6 +193,9 @@ func (a *args) request() (r Request, shown []Proof, err error) {
 	r = Request{User: UserName(a.one("user")), Login: Login(a.one("login")), Door: Door(a.one("door")),
 		Target: Target{Host: HostName(a.one("host"))}, SourceDeferred: a.one("deferred") != "",
 		ProofsDeferred: a.one("proofs-deferred") != "", Unconfined: a.one("unconfined") != ""}
+	if n := a.one("key"); n != "" {
+		r.Key = edKey(n[0]).Fingerprint()
+	}
 	if ip := a.one("addr"); ip != "" {
 		r.Target.Addr = netip.MustParseAddr(ip)
 	}

@@ -64,6 +64,17 @@ type User struct {
 	State AccountState
 }
 
+// HasKey reports whether a key is the user's own. One that signs certificates is
+// not: it lets its owner sign for others.
+func (u *User) HasKey(fingerprint string) bool {
+	for _, l := range u.Keys {
+		if (l.Options == nil || !l.Options.CertAuthority) && !l.Key.IsCertificate() && l.Key.Fingerprint() == fingerprint {
+			return true
+		}
+	}
+	return false
+}
+
 // Group is a group of users, groups and hosts. It may contain itself by any
 // way round: loops are harmless.
 type Group struct {
@@ -138,6 +149,7 @@ const (
 	ReasonShadowExpired   Reason = "shadow-expired"   // deny: shadowExpire has passed
 	ReasonKerberosExpired Reason = "kerberos-expired" // deny: krbPrincipalExpiration has passed
 	ReasonNologin         Reason = "nologin"          // deny: the shell says that nobody logs in
+	ReasonNoKey           Reason = "no-key"           // deny: the user has not this key, or nobody has
 	ReasonUnknownHost     Reason = "unknown-host"     // deny: the target is no host of the directory
 	ReasonNoRule          Reason = "no-rule"          // deny: no rule is about this user, door, target and login
 	ReasonSource          Reason = "source"           // deny: not from this network
@@ -211,6 +223,10 @@ type Request struct {
 	// (sshd, for a login by password or ticket), so rules that force one do not
 	// match.
 	Unconfined bool
+	// Key is the fingerprint (SHA256:...) of the key that sshd has verified, of a
+	// plain key in the user's entry: the answer is no when he has it no more. Empty
+	// for a login by anything else.
+	Key string
 	// Recent are older proofs that count for rules which allow for it, such as
 	// sekishoProof: otp<12h. Their age is of the time of asking, for good.
 	Recent []RecentProof

@@ -111,7 +111,7 @@ func checkSession(s *broker.Session) error {
 	if s.Basis > broker.BasisRules {
 		return nonsense("a session's basis")
 	}
-	return texts(string(r.User), string(r.Login), string(r.Door), string(r.Target.Host), string(s.Place), s.Service, s.TTY,
+	return texts(string(r.User), string(r.Login), string(r.Door), string(r.Target.Host), r.Key, string(s.Place), s.Service, s.TTY,
 		s.Keeper, string(s.Why))
 }
 

@@ -107,7 +107,7 @@ func sessionReport(s broker.Session) report.Session {
 	if q.From.IsValid() {
 		out.From = q.From.String()
 	}
-	out.Target = string(q.Target.Host)
+	out.Target, out.Key = string(q.Target.Host), q.Key
 	if q.Target.Addr.IsValid() {
 		out.Addr = q.Target.Addr.String()
 	}

@@ -16,7 +16,6 @@ const doorKeys broker.Door = "keys"
 
 // The reasons of keys beside the broker's own (broker.Reason).
 const (
-	reasonNoKey       = "no-key"      // no user has this key, or the user has none
 	reasonCertificate = "certificate" // a certificate was offered
 	reasonOptions     = "key-options" // the key's own options and the grant do not go together
 	reasonAnswer      = "answer"      // unknown: the answer breaks a limit of the protocol
@@ -58,7 +57,7 @@ func (s *Server) answerKeys(p gate.Peer, r wire.Request) wire.Answer {
 	if strings.HasSuffix(o.typ, certSuffix) {
 		return no(reasonCertificate)
 	}
-	a := no(reasonNoKey)
+	a := no(string(broker.ReasonNoKey))
 	for _, u := range owners(v, login, o, every) {
 		lines := o.among(u.Keys, every)
 		if len(lines) == 0 {
@@ -197,7 +196,7 @@ func unknown(reason broker.Reason) wire.Answer {
 // "could not find out" stays, and of two refusals the first, for the account's
 // own user comes first.
 func worse(a, b wire.Answer) wire.Answer {
-	if b.Outcome == wire.Unknown && a.Outcome != wire.Unknown || a.Outcome == wire.No && a.Reason == reasonNoKey {
+	if b.Outcome == wire.Unknown && a.Outcome != wire.Unknown || a.Outcome == wire.No && a.Reason == string(broker.ReasonNoKey) {
 		return b
 	}
 	return a

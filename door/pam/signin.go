@@ -19,9 +19,6 @@ const (
 	doorKeys broker.Door = "keys"
 )
 
-// reasonNoKey: sshd has verified a key that nobody has in the directory.
-const reasonNoKey broker.Reason = "no-key"
-
 // maxOwners is how many users who list one key are asked about.
 const maxOwners = 16
 
@@ -61,7 +58,7 @@ func (s *Server) auth(ctx context.Context, p *peer, r wire.Request) wire.Answer 
 			switch {
 			case k.IsCertificate():
 				shown, q.Door, q.Unconfined = append(shown, broker.ProofCertificate), doorKeys, false
-			case u != nil && !ambiguous && owns(u, k):
+			case u != nil && !ambiguous && u.HasKey(k.Fingerprint()):
 				shown, q.Door, q.Unconfined = append(shown, broker.ProofKey), doorKeys, false
 			}
 		}
@@ -145,7 +142,7 @@ func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Pro
 	if v.Snapshot == nil {
 		return footing{answer: verdict(broker.Decision{Outcome: broker.Unknown, Reason: broker.ReasonNoSnapshot})}
 	}
-	none := reasonNoKey
+	none := broker.ReasonNoKey
 	if u, _ := v.User(q.User); u == nil { // a local account, such as root, with keys of its own
 		none = broker.ReasonUnknownUser
 	}
@@ -158,11 +155,11 @@ func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Pro
 			continue
 		}
 		for _, u := range v.KeyOwners(sha256.Sum256([]byte(k.Blob)), maxOwners) {
-			if !owns(u, k) {
+			q := q
+			q.User, q.Key = u.Name, k.Fingerprint()
+			if !u.HasKey(q.Key) { // it signs certificates
 				continue
 			}
-			q := q
-			q.User = u.Name
 			f := s.judge(q, append(proved, broker.ProofKey))
 			if f.answer.Outcome == wire.Yes {
 				return f
@@ -172,21 +169,10 @@ func (s *Server) admitByKey(q broker.Request, seen authInfo, proved []broker.Pro
 			}
 		}
 	}
-	if best.answer.Reason == string(reasonNoKey) { // nobody was judged, so nothing is recorded yet
+	if best.answer.Reason == string(broker.ReasonNoKey) { // nobody was judged, so nothing is recorded yet
 		s.c.Log.WithField("user", string(q.User)).Warn("sshd let somebody in by a key that is not in the directory: refused; set AuthorizedKeysFile none")
 	}
 	return best
-}
-
-// owns reports whether a key is the user's. A key that signs certificates is
-// not, see the door keys.
-func owns(u *broker.User, k keys.Key) bool {
-	for _, l := range u.Keys {
-		if l.Key == k && (l.Options == nil || !l.Options.CertAuthority) {
-			return true
-		}
-	}
-	return false
 }
 
 // ticketOf reports whether sshd has accepted a ticket of the user; of anybody

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sekisho/sekisho/broker"
+	"github.com/sekisho/sekisho/keys"
 	"github.com/sekisho/sekisho/testenv"
 	"github.com/sekisho/sekisho/wire"
 )
@@ -120,6 +122,20 @@ func TestEntering(t *testing.T) {
 	} {
 		if got := w.enter(c.who, c.how); got != c.want {
 			t.Errorf("%s: %q, not %q", c.name, got, c.want)
+		}
+	}
+	line, err := keys.ParseLine(aliceKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for how, want := range map[string]string{key: line.Key.Fingerprint(), login + esc("publickey "+aliceKey+"\nkeyboard-interactive/pam"): line.Key.Fingerprint(), ticket: ""} {
+		a := w.say("session op=open user=alice service=sshd" + how)
+		if a.Outcome != wire.Yes || len(a.Body) == 0 {
+			t.Fatalf("a session:%.40s: %s", how, show(a))
+		}
+		id, _ := strings.CutPrefix(a.Body[0], "session ")
+		if e := w.s.sessions.get(broker.SessionID(id)); e == nil || e.Request.Key != want {
+			t.Errorf("a session:%.40s rests on %+v, not on the key %q", how, e, want)
 		}
 	}
 	w.locked.Store(true)

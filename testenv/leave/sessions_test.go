@@ -112,6 +112,44 @@ func TestOutOfNestedGroup(t *testing.T) {
 	need(t, world.Refused(gone.name, gone.key, world.web))
 }
 
+// TestKeyTakenAway: a key that is lost lets nobody stay, on any host, and the
+// owner's sessions by another key go on.
+func TestKeyTakenAway(t *testing.T) {
+	t.Parallel()
+	p := someone(t, "keyring")
+	p.rule(t, "--door", "keys", "--target", "host:*")
+	second, err := testenv.NewKey("second@client")
+	need(t, err)
+	need(t, world.Broker.WriteFile("/root/second.pub", second.Public, 0o600))
+	need(t, world.Run("", "key", "add", p.name, "/root/second.pub"))
+	lost := []*site.Live{p.stay(t, world.web), p.stay(t, world.db)}
+	q := *p
+	q.key = second
+	kept := []*site.Live{q.stay(t, world.web), q.stay(t, world.db)}
+	need(t, world.Known(world.Broker, p.name, 4))
+	need(t, world.Run("", "key", "rm", p.name, p.name+"@client"))
+	for _, l := range lost {
+		select {
+		case <-l.Done:
+		case <-time.After(patience):
+			t.Errorf("a session by the key goes on: %q", l.Text())
+		}
+	}
+	for _, at := range []*testenv.Host{world.Broker, world.web, world.db} { // closed: the last process has gone
+		n := 1
+		if at == world.Broker {
+			n = len(kept)
+		}
+		need(t, world.Known(at, p.name, n))
+	}
+	need(t, world.Refused(p.name, p.key, world.web))
+	for _, l := range kept {
+		if !l.Ended().IsZero() {
+			t.Errorf("a session by the other key has ended too: %q", l.Text())
+		}
+	}
+}
+
 const tooMany = "as many sessions open as you may"
 
 func TestSessionsOfARule(t *testing.T) {

@@ -62,7 +62,7 @@ func judge(s *broker.Snapshot, basis string, q broker.Request, proofs []broker.P
 
 // question is what was asked when a session began.
 func question(s report.Session) (q broker.Request, proofs []broker.Proof, err error) {
-	q = broker.Request{User: broker.UserName(s.User), Login: broker.Login(s.Login), Door: broker.Door(s.Door), Target: broker.Target{Host: broker.HostName(s.Target)}}
+	q = broker.Request{User: broker.UserName(s.User), Login: broker.Login(s.Login), Door: broker.Door(s.Door), Target: broker.Target{Host: broker.HostName(s.Target)}, Key: s.Key}
 	if s.Target == "" && s.Addr == "" && s.Basis == "rules" {
 		return q, nil, fmt.Errorf("sekishod does not say what it rests on: install the same release of sekisho and sekishod")
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/sekisho/sekisho/audit"
 	"github.com/sekisho/sekisho/broker"
 	"github.com/sekisho/sekisho/cmd/internal/report"
+	"github.com/sekisho/sekisho/keys"
 )
 
 var testNow = time.Date(2026, 5, 6, 12, 0, 0, 0, time.UTC)
@@ -227,18 +228,27 @@ func TestWorkIsBounded(t *testing.T) {
 }
 
 func TestSessionsAndRecord(t *testing.T) {
-	before := small(t).Commit()
-	e := before.Edit()
+	e := small(t)
+	key := keys.Key{Type: keys.ED25519, Blob: "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20" + strings.Repeat("k", 32)}
+	keyed := *e.Snapshot().UserByID(id(102))
+	keyed.Keys = []keys.Line{{Key: key}}
+	e.PutUser(keyed)
+	before := e.Commit()
+	e = before.Edit()
 	e.RemoveGroup(id(300)) // u0, u1 are out; u2 stays
 	u := *before.UserByID(id(103))
 	u.State.Locked = true
 	e.PutUser(u)
+	keyed.Keys = nil
+	e.PutUser(keyed)
 	e.PutRule(rule(t, 402, broker.RuleAttributes{Name: "new", Subject: []string{"user:u5"}, Door: []string{"keys"}, Target: []string{"*"}, Proof: []string{"password"}}))
 	after := e.Commit()
 	s := func(user, basis string) report.Session {
 		return report.Session{ID: user + basis, User: user, Login: user, Door: "keys", Host: "web0", Target: "web0", Basis: basis, Proofs: []string{"key"}, Flags: []string{"remote"}}
 	}
-	ends, err := Sessions(before, after, []report.Session{s("u0", "rules"), s("u2", "rules"), s("u3", "account"), s("u4", "account"), s("u4", "rules"), s("root", "none")}, testNow)
+	byKey := s("u2", "rules")
+	byKey.ID, byKey.Key = "u2key", key.Fingerprint()
+	ends, err := Sessions(before, after, []report.Session{s("u0", "rules"), s("u2", "rules"), byKey, s("u3", "account"), s("u4", "account"), s("u4", "rules"), s("root", "none")}, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +256,7 @@ func TestSessionsAndRecord(t *testing.T) {
 	for _, x := range ends {
 		got += fmt.Sprintln(x.ID, x.Reason, x.Anyway)
 	}
-	if want := "u0rules no-rule false\nu3account locked false\nu4rules no-rule true\n"; got != want {
+	if want := "u0rules no-rule false\nu2key no-key false\nu3account locked false\nu4rules no-rule true\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	if _, err := Sessions(before, after, []report.Session{{ID: "x", User: "u0", Basis: "rules"}}, testNow); err == nil {

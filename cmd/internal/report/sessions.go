@@ -40,11 +40,12 @@ type Session struct {
 	Ending string `json:"ending,omitempty"`
 	Why    string `json:"why,omitempty"`
 	// What was asked when it began, so that it can be judged elsewhere: the target's
-	// name or address, the proofs that were shown, older ones as otp:3600 (seconds),
-	// and flags: remote, source-deferred, proofs-deferred, unconfined.
+	// name or address, the proofs that were shown, the key's fingerprint, older proofs
+	// as otp:3600 (seconds), and flags: remote, source-deferred, proofs-deferred, unconfined.
 	Target string   `json:"target,omitempty"`
 	Addr   string   `json:"addr,omitempty"`
 	Proofs []string `json:"proofs,omitempty"`
+	Key    string   `json:"key,omitempty"`
 	Recent []string `json:"recent,omitempty"`
 	Flags  []string `json:"flags,omitempty"`
 	// Broker is which one has it, where several share what they know; Confirmed is

@@ -112,7 +112,7 @@ func checkSession(key string, s *report.Session) error {
 	for _, a := range []string{s.From, s.Addr} {
 		ok = ok && (a == "" || goodAddr(a))
 	}
-	for _, t := range []string{s.User, s.Login, s.Door, s.Service, s.TTY, s.Host, s.Why, s.Target} {
+	for _, t := range []string{s.User, s.Login, s.Door, s.Service, s.TTY, s.Host, s.Why, s.Target, s.Key} {
 		ok = ok && goodText(t)
 	}
 	for _, l := range [][]string{s.Rules, s.Proofs, s.Recent, s.Flags} {
