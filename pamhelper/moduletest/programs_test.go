@@ -49,6 +49,14 @@ func (s *site) dialogue(cmd *testenv.Cmd) *dialogue {
 // say waits for a prompt and answers it.
 func (d *dialogue) say(prompt, reply string) {
 	d.t.Helper()
+	if d.sees(prompt) {
+		io.WriteString(d.in, reply+"\n")
+	}
+}
+
+// sees waits for a prompt.
+func (d *dialogue) sees(prompt string) bool {
+	d.t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		d.mu.Lock()
 		i := strings.Index(d.out.String()[d.at:], prompt)
@@ -57,11 +65,11 @@ func (d *dialogue) say(prompt, reply string) {
 		}
 		d.mu.Unlock()
 		if i >= 0 {
-			io.WriteString(d.in, reply+"\n")
-			return
+			return true
 		}
 	}
 	d.t.Errorf("no prompt %q; it printed\n%s", prompt, d.text())
+	return false
 }
 
 func (d *dialogue) text() string {
@@ -107,6 +115,7 @@ func TestLogin(t *testing.T) {
 	d = s.dialogue(s.onTerminal("login alice"))
 	d.say("Password: ", password)
 	d.say("login: ", "alice") // and again
+	d.sees("Password: ")
 	d.in.Close()
 	if out := d.text(); strings.Contains(out, "$ ") || !strings.Contains(out, "your account is locked") {
 		t.Errorf("it printed\n%s", out)
