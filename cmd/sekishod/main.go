@@ -85,6 +85,8 @@ func serve(c config.Config) error {
 	if err := harden(); err != nil {
 		return err
 	}
+	// A log whose reader has gone is an error of a write (see logWriter), and no end.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	out := newLogWriter(os.Stderr)
 	defer out.Close()
 	log, err := newLogger(c.Log, out)

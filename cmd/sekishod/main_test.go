@@ -318,6 +318,49 @@ func TestStop(t *testing.T) {
 }
 
 // TestRefusals are the starts that must not be.
+// TestLogReaderGone: whoever reads the log may go; sekishod answers on.
+func TestLogReaderGone(t *testing.T) {
+	p := newPlace(t, 0, "")
+	path, err := testenv.Program("sekishod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "--config", p.config)
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	w.Close()
+	p.until("it answers", func() bool { _, err := p.try(t.Context(), "status"); return err == nil })
+	r.Close()
+	for range 20 { // each is a line for the log
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	p.sekisho("status")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		cmd.Process.Kill()
+		t.Error("it does not stop")
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	path, err := testenv.Program("sekishod")
 	if err != nil {
