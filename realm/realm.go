@@ -341,13 +341,14 @@ func (r *Realm) run(ctx context.Context) error {
 		return nil
 	}
 	var room <-chan time.Time // while there is none for what kpasswd keeps
-	if err := r.startKpasswd(ctx, &others); errors.Is(err, unix.ENOSPC) {
-		r.maker.c.Log.WithError(err).Error("passwords cannot be changed over the network; make room on the disk: it is tried again until it works")
+	full := r.startKpasswd(ctx, &others)
+	if errors.Is(full, unix.ENOSPC) || errors.Is(full, unix.EDQUOT) {
+		r.maker.c.Log.WithError(full).Error("passwords cannot be changed over the network; make room on the disk: it is tried again until it works")
 		look := time.NewTicker(roomCheck)
 		defer look.Stop()
 		room = look.C
-	} else if err != nil {
-		return fmt.Errorf("starting the realm: %w", err)
+	} else if full != nil {
+		return fmt.Errorf("starting the realm: %w", full)
 	}
 	close(r.ready)
 	tick := time.NewTicker(certCheck)
@@ -357,9 +358,14 @@ func (r *Realm) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-room:
-			if err := r.startKpasswd(ctx, &others); err == nil {
+			err := r.startKpasswd(ctx, &others)
+			switch {
+			case err == nil:
 				room = nil
 				r.maker.c.Log.Info("passwords can be changed over the network")
+			case err.Error() != full.Error():
+				full = err
+				r.maker.c.Log.WithError(err).Error("passwords cannot be changed over the network; it is tried again until it works")
 			}
 		case <-tick.C:
 			r.checkCert()
