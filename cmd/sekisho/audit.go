@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -246,8 +247,8 @@ func (a *app) printRecords(each func(func([]byte, *audit.Record) bool) error, no
 	if err == nil {
 		err = failed
 	}
-	if err == nil {
-		err = out.Flush()
+	if failed == nil { // what was found before an error is shown
+		err = cmp.Or(err, out.Flush())
 	}
 	return err
 }
@@ -271,7 +272,7 @@ func recordText(r *audit.Record) string {
 	}
 	switch r.Kind {
 	case audit.KindDecision:
-		fmt.Fprintf(&b, "%-10s %s", r.Outcome, clean(who))
+		fmt.Fprintf(&b, "%-10s %s", clean(r.Outcome), clean(who))
 		add("to", r.Target)
 		add("by", r.Door)
 		add("from", r.From)
@@ -286,7 +287,7 @@ func recordText(r *audit.Record) string {
 			}
 		}
 	case audit.KindSession:
-		fmt.Fprintf(&b, "%-10s %s", r.Event, clean(who))
+		fmt.Fprintf(&b, "%-10s %s", clean(r.Event), clean(who))
 		place := r.Place
 		if place == "" {
 			place = r.Target
@@ -309,7 +310,7 @@ func recordText(r *audit.Record) string {
 		add("by", r.Actor)
 		add("", r.Text)
 	default:
-		fmt.Fprintf(&b, "%-10s", r.Kind)
+		fmt.Fprintf(&b, "%-10s", clean(string(r.Kind)))
 		add("", r.File)
 		if r.Of > 0 {
 			add("record", fmt.Sprint(r.Of))

@@ -30,10 +30,11 @@ type entry struct {
 	// Rules are those that allow it now or have done in the period.
 	Rules []string `json:"rules,omitempty"`
 	// Of the period.
-	Grants   int        `json:"grants"`
-	Refusals int        `json:"refusals"`
-	Sessions int        `json:"sessions"`
-	Last     *time.Time `json:"last,omitempty"` // the last grant or session
+	Grants   int             `json:"grants"`
+	Refusals int             `json:"refusals"`
+	Sessions int             `json:"sessions"`
+	seen     map[string]bool // sessions, by ID
+	Last     *time.Time      `json:"last,omitempty"` // the last grant or session
 }
 
 // auditReport is what `sekisho audit report --json` prints.
@@ -42,6 +43,8 @@ type auditReport struct {
 	Host  string     `json:"host,omitempty"`
 	Since *time.Time `json:"since,omitempty"`
 	Until *time.Time `json:"until,omitempty"`
+	// RecordOf is the machine whose record it is: others have their own.
+	RecordOf string `json:"record_of,omitempty"`
 	// First is the first record that there is, when it is younger than since.
 	First *time.Time `json:"first,omitempty"`
 	// NowError is why it is not known who may enter now.
@@ -60,8 +63,12 @@ NOW is what sekishod answers from the directory as it is: yes, if somebody with 
 the proofs that a rule asks for, from the networks that it names, would be let in. The
 directory's past is not kept: somebody who could have entered in the period, never
 tried, and may not now, is not shown. GRANTS and REFUSALS are recorded decisions of
-the period (door keys: asked for by sshd, once or more for each login), SESSIONS those
-that began. So "could" is NOW yes or GRANTS above 0, and "did" is SESSIONS above 0.
+the period (door keys: asked for by sshd, once or more for each login), REFUSALS clear
+noes (not what could not be found out, or wanted more proof), SESSIONS those that began
+or ended. So "could" is NOW yes or GRANTS above 0, and "did" is SESSIONS above 0.
+
+Each machine has a record of its own. A broker's has the ends of the sessions on the
+hosts that follow it; their decisions, and sessions that are open yet, are in theirs.
 
 With --dir it reads a copied record, and NOW is not asked for.
 
@@ -146,6 +153,7 @@ func (r *auditReport) recorded(ctx context.Context, dir string, q audit.Query, a
 		if x.Time.After(q.Since) {
 			r.First = &x.Time
 		}
+		r.RecordOf = x.Host
 		return false
 	}); err != nil {
 		return err
@@ -162,16 +170,20 @@ func (r *auditReport) recorded(ctx context.Context, dir string, q audit.Query, a
 		}
 		e := all.at(x.User, host, x.Door)
 		switch {
-		case x.Kind == audit.KindSession && x.Event == "opened":
-			e.Sessions++
-		case x.Kind == audit.KindSession:
-			return true
+		case x.Kind == audit.KindSession: // one is opened, and later told to end, closed or lost
+			if e.seen == nil {
+				e.seen = map[string]bool{}
+			}
+			e.seen[x.Session] = true
+			e.Sessions = len(e.seen)
 		case x.Outcome == "allow" && x.Reason == "rule" && !void[x.Seq]:
 			e.Grants++
 		case x.Outcome == "allow": // it let nobody in by itself
 			return true
 		default:
-			e.Refusals++
+			if x.Outcome == "deny" {
+				e.Refusals++
+			}
 			return true
 		}
 		for _, n := range x.Rules {
@@ -257,6 +269,9 @@ func (a *app) printReport(r auditReport) error {
 		until = whenText(r.Until.Format(time.RFC3339))
 	}
 	a.say("from %s to %s: %d of these ways could be gone, %d were", whenText(r.Since.UTC().Format(time.RFC3339)), until, could, did)
+	if r.RecordOf != "" {
+		a.say("this is the record of %s alone: other machines have their own", clean(r.RecordOf))
+	}
 	if r.First != nil {
 		a.say("the record begins with %s: what was before is not known", whenText(r.First.UTC().Format(time.RFC3339)))
 	}

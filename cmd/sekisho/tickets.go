@@ -235,6 +235,10 @@ func reportCache(s *ccache.Store, c ccache.Cache, now time.Time) cacheReport {
 	return r
 }
 
+// startsSoon is how far tickets that are good now may seem to start in the future:
+// kinit notes the clocks' offset in whole seconds, and a KDC gives times in such.
+const startsSoon = 2 * time.Second
+
 // kdcTime is the time by the KDC's clock: by it tickets end.
 func kdcTime(r cacheReport, now time.Time) time.Time {
 	if r.OffsetSeconds == nil {
@@ -261,7 +265,7 @@ func (a *app) printCache(r cacheReport, now time.Time) error {
 		left := "EXPIRED"
 		if !t.Expired {
 			left = ageText(int64(t.Expires.Sub(now) / time.Second))
-			if t.Starts.After(now) {
+			if t.Starts.Sub(now) > startsSoon {
 				left = "NOT YET"
 			}
 		}
