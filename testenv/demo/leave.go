@@ -83,6 +83,9 @@ func (s *scene) leaveAtOnce() {
 	s.leaves("the same: her account is locked", bob,
 		func() error { return s.Run("", "user", "set", "alice", "--lock") },
 		func() error { return s.Run("", "user", "set", "alice", "--unlock") })
+	s.leaves("the same: the key that she came in by is taken away", bob,
+		func() error { return s.Run("", "key", "rm", "alice", "alice@client") },
+		func() error { return s.Run("", "key", "add", "alice", "/root/alice.pub") })
 	s.leaves("the same: the rule's time window is closed", bob,
 		func() error {
 			return s.Run("", "rule", "set", "operators", "--time", time.Now().UTC().Add(72*time.Hour).Format("Mon")+" 00:00-23:59 UTC")
