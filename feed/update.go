@@ -24,10 +24,20 @@ func newNews(was, now *broker.Snapshot) *news {
 		} else {
 			n.groups = append(n.groups, now.ID)
 		}
+		if old != nil && now != nil && (old.DN != now.DN || old.Name != now.Name) {
+			n.namedBy(old)
+			n.namedBy(now)
+		}
 		return true
 	})
 	n.changes.TouchedGroups(func(g *broker.Group) bool { n.groups = append(n.groups, g.ID); return true })
 	return n
+}
+
+// namedBy adds the groups that list g: of their members those alone are sent that
+// are sent themselves, and which those are goes by g's DN, and by its name.
+func (n *news) namedBy(g *broker.Group) {
+	n.now.GroupNamedBy(g, func(above *broker.Group) { n.groups = append(n.groups, above.ID) })
 }
 
 // update brings the class to the new snapshot. rules are those that lead to its

@@ -55,10 +55,20 @@ func (r *random) group(n int) broker.Group {
 	case 1:
 		g.GID = 0
 	}
+	if r.IntN(4) == 0 {
+		g.DN = movedGroup(n)
+	}
 	for range r.IntN(5) {
 		switch r.IntN(5) {
 		case 0:
-			g.Members = append(g.Members, broker.DN(fmt.Sprintf("cn=g%d,ou=groups", r.IntN(randomGroups))))
+			switch sub := r.IntN(randomGroups); r.IntN(4) {
+			case 0:
+				g.Members = append(g.Members, movedGroup(sub))
+			case 1: // it is prepared for the one to move
+				g.Members = append(g.Members, movedGroup(sub), testGroup(fmt.Sprintf("g%d", sub), sub).DN)
+			default:
+				g.Members = append(g.Members, testGroup(fmt.Sprintf("g%d", sub), sub).DN)
+			}
 		case 1:
 			g.Members = append(g.Members, testHost(r.IntN(randomHosts)).DN)
 		case 2:
@@ -70,6 +80,22 @@ func (r *random) group(n int) broker.Group {
 		}
 	}
 	return g
+}
+
+// movedGroup is another DN that the group may have.
+func movedGroup(n int) broker.DN { return broker.DN(fmt.Sprintf("cn=g%d,ou=moved", n)) }
+
+// moveGroup changes nothing of a group but its DN; who lists it need not change.
+func (r *random) moveGroup(e *broker.Edit, n int) {
+	g := e.Snapshot().GroupByID(testID("group", n))
+	if g == nil {
+		return
+	}
+	was := *g
+	if was.DN = movedGroup(n); was.DN == g.DN {
+		was.DN = testGroup(fmt.Sprintf("g%d", n), n).DN
+	}
+	e.PutGroup(was)
 }
 
 func (r *random) host(n int) broker.Host {
@@ -112,7 +138,7 @@ func (r *random) rule(n int) broker.Rule {
 
 func (r *random) edit(e *broker.Edit) {
 	for range 1 + r.IntN(3) {
-		switch r.IntN(11) {
+		switch r.IntN(12) {
 		case 0, 1, 2:
 			e.PutUser(r.user(r.IntN(randomUsers)))
 		case 3:
@@ -131,6 +157,8 @@ func (r *random) edit(e *broker.Edit) {
 			} else if r.pins == nil {
 				e.RemoveHost(testID("host", r.IntN(randomHosts)))
 			}
+		case 11:
+			r.moveGroup(e, r.IntN(randomGroups))
 		}
 	}
 }
@@ -222,6 +250,34 @@ func TestViewIsExact(t *testing.T) {
 			})
 			if t.Failed() {
 				return
+			}
+		}
+	}
+}
+
+// TestGroupMoves: a group that is listed by the DN it had and by the one that it gets
+// goes on to count, though nobody is in other groups than before.
+func TestGroupMoves(t *testing.T) {
+	e := (*broker.Snapshot)(nil).Edit()
+	for i := range 2 {
+		e.PutUser(testUser(i))
+	}
+	e.PutGroup(testGroup("web", 0, testUser(0).DN, testUser(1).DN))
+	e.PutGroup(testGroup("ops", 1, testGroup("web", 0).DN, "cn=web,ou=new", testUser(0).DN))
+	e.PutHost(testHost(0))
+	e.PutRule(testRule(t, 0, broker.RuleAttributes{Subject: []string{"group:ops"}, Target: []string{"host:host0.example.org"}}))
+	x := newSite(t, e.Commit(), nil)
+	h := x.host("host0.example.org", x.join("host0.example.org"), nil)
+	x.confirmed(x.src.View().Generation())
+	for _, dn := range []broker.DN{"cn=web,ou=new", testGroup("web", 0).DN} {
+		x.confirmed(x.src.edit(func(e *broker.Edit) {
+			g := testGroup("web", 0, testUser(0).DN, testUser(1).DN)
+			g.DN = dn
+			e.PutGroup(g)
+		}))
+		for _, v := range []broker.View{x.src.View(), h.View()} {
+			if !allowed(v, "user0", "host0.example.org") || !allowed(v, "user1", "host0.example.org") {
+				t.Errorf("web is %s: user0 %v, user1 %v", dn, allowed(v, "user0", "host0.example.org"), allowed(v, "user1", "host0.example.org"))
 			}
 		}
 	}
