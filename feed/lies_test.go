@@ -285,6 +285,43 @@ func TestLies(t *testing.T) {
 	})
 }
 
+// TestListedTwice: of two hosts that list the same session at the same time, one alone
+// has it; the other speaks for it no more than if it had come later.
+func TestListedTwice(t *testing.T) {
+	x := newSite(t, small(t), nil)
+	part := func(n int, first, last bool, place string) []byte {
+		return newFrame(kindSessions, sessionList{First: first, Last: last, Sessions: []broker.Session{testSession(n, place)}})
+	}
+	var hosts []*liar
+	names := []string{"host0.example.org", "host1.example.org"}
+	for i, name := range names {
+		l := x.lie(t, x.join(name), nil)
+		l.hello()
+		if _, err := l.hears(kindCommit); err != nil {
+			t.Fatal(err)
+		}
+		l.say(part(77, true, false, name), newFrame(kindPing, ping{uint64(i)}))
+		if _, err := l.hears(kindPong); err != nil { // the part was taken
+			t.Fatal(err)
+		}
+		hosts = append(hosts, l)
+	}
+	hosts[0].say(part(1, false, true, names[0]), newFrame(kindPing, ping{2}))
+	if _, err := hosts[0].hears(kindPong); err != nil {
+		t.Fatal(err)
+	}
+	hosts[1].say(part(2, false, true, names[1]))
+	if n := x.noted(HostLied); n.Host != "host1.example.org" || !strings.Contains(n.Text, "of host0") {
+		t.Errorf("noted: %+v", n)
+	}
+	x.server.Sessions(func(h broker.HostName, _ bool, s *broker.Session) bool {
+		if h != "host0.example.org" {
+			t.Errorf("%s has %s", h, s.ID)
+		}
+		return true
+	})
+}
+
 // TestCutOff: a host whose pin or entry goes loses its connection at once.
 func TestCutOff(t *testing.T) {
 	for name, change := range map[string]func(*broker.Edit){

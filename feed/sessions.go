@@ -146,6 +146,11 @@ func (s *Server) reportedLocked(k *conn, h *hostState, m *sessionList) (events [
 	if !m.Last {
 		return nil, nil
 	}
+	for _, x := range h.fresh.all { // another may have listed it since it came
+		if err := s.own(h, x); err != nil {
+			return nil, err
+		}
+	}
 	for x, old := range h.sessions.all {
 		if h.fresh.all[x] == nil {
 			events = append(events, event{broker.SessionLost, *old, broker.ReasonNone})
