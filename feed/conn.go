@@ -391,8 +391,9 @@ func (k *conn) generationOf(n uint64) uint64 {
 	return k.changes[n].generation
 }
 
-// End orders the end of a host's session; Closed will tell of it. The error is
-// ErrUnavailable when the host is not connected.
+// End orders the end of a host's session; Closed will tell of it. The session's ID
+// says which host that is, whatever it is called by now; host counts for one that
+// none has reported. The error is ErrUnavailable when the host is not connected.
 func (s *Server) End(host broker.HostName, x broker.SessionID, reason broker.Reason, text string) error {
 	m := end{x, reason, short(text)}
 	if err := m.check(); err != nil {
@@ -400,9 +401,13 @@ func (s *Server) End(host broker.HostName, x broker.SessionID, reason broker.Rea
 	}
 	s.mu.Lock()
 	var k *conn
-	for _, h := range s.hosts {
-		if h.name == host {
-			k = h.conn
+	if h := s.owners[x]; h != nil {
+		k = h.conn
+	} else {
+		for _, h := range s.hosts {
+			if h.name == host {
+				k = h.conn
+			}
 		}
 	}
 	s.mu.Unlock()

@@ -385,3 +385,42 @@ func TestEndOfNone(t *testing.T) {
 	}
 	until(t, "closed", func() bool { return seen.same(b) })
 }
+
+// TestRenamed: a host that is called otherwise now hears which of its sessions must
+// end, by whatever name they began under, and its closes are told of.
+func TestRenamed(t *testing.T) {
+	seen := &told{open: map[broker.SessionID]string{}}
+	x := newSite(t, small(t), func(c *ServerConfig) { c.Opened, c.Closed = seen.opened, seen.closed })
+	const name, short = "host0.example.org", "host0"
+	b := &book{m: map[broker.SessionID]broker.Session{}}
+	ordered := make(chan broker.SessionID, 1)
+	h := x.host(name, x.join(name), func(c *ClientConfig) {
+		c.Sessions = b.each
+		c.End = func(id broker.SessionID, _ broker.Reason, _ string) bool { ordered <- id; return true }
+	})
+	b.c = h
+	s := testSession(1, name)
+	b.event(broker.SessionOpened, s)
+	until(t, "open", func() bool { return seen.same(b) })
+	x.confirmed(x.src.edit(func(e *broker.Edit) {
+		n := *e.Snapshot().Host(name)
+		n.Names = []broker.HostName{short, name}
+		e.PutHost(n)
+	}))
+	if h := x.server.Hosts()[0]; h.Host != short {
+		t.Fatalf("it is still called %s", h.Host)
+	}
+	if err := x.server.End(name, s.ID, broker.ReasonKilled, ""); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case id := <-ordered:
+		if id != s.ID {
+			t.Errorf("%s is to end, and not %s", id, s.ID)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the host is not told")
+	}
+	b.event(broker.SessionClosed, s)
+	until(t, "closed", func() bool { return seen.same(b) })
+}

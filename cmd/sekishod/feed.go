@@ -95,9 +95,12 @@ func (d *daemon) openedThere(host broker.HostName, s broker.Session) {
 	}
 }
 
-func (d *daemon) closedThere(host broker.HostName, s broker.Session, kind broker.EventKind, why broker.Reason) {
-	if have, ok := d.broker.Session(s.ID); !ok || have.Keeper != keeperFeed || have.Place != host {
-		return // a host closes its own alone
+// closedThere takes a session out. The feed has seen to it that a host closes its
+// own alone; by what name it began there does not matter, for a host may be called
+// otherwise since.
+func (d *daemon) closedThere(_ broker.HostName, s broker.Session, kind broker.EventKind, why broker.Reason) {
+	if have, ok := d.broker.Session(s.ID); !ok || have.Keeper != keeperFeed {
+		return // it is this broker's own
 	}
 	if kind == broker.SessionLost {
 		d.broker.LoseSession(s.ID)

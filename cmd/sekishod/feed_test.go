@@ -51,6 +51,21 @@ func TestAHostSpeaksForItself(t *testing.T) {
 	if now, ok := d.broker.Session("true"); !ok || !now.Ending.IsZero() {
 		t.Errorf("a session on web2: %+v", now)
 	}
+	// It is closed by its host under the name that this one has by then, and only
+	// if a host has it at all.
+	d.closedThere("web2.example.org", s, broker.SessionClosed, broker.ReasonNone)
+	if now, ok := d.broker.Session("true"); ok {
+		t.Errorf("a session that its host has closed: %+v", now)
+	}
+	d.broker.Keep("pam", func(broker.Ending) {})
+	s.Keeper, s.Place = "pam", "web1"
+	if err := d.broker.ResumeSession(s); err != nil {
+		t.Fatal(err)
+	}
+	d.closedThere("web1", s, broker.SessionLost, broker.ReasonNone)
+	if _, ok := d.broker.Session("true"); !ok {
+		t.Error("a host has closed a session of the broker's own")
+	}
 }
 
 // TestSessionsAreFoundBeforeTheyAreReported: a host that comes back tells its broker
