@@ -146,9 +146,7 @@ func (u *uplink) live(address string) {
 	c.mu.Lock()
 	c.st.State, c.st.RetryAt, c.st.LastError = Live, time.Time{}, ""
 	c.up, u.listing = u, true
-	f := u.ackLocked() // for what was judged since the commit
 	c.mu.Unlock()
-	u.link.send(f)
 	c.c.Log.WithField("broker", address).Info("following a broker")
 	u.list()
 }
@@ -206,9 +204,11 @@ func (u *uplink) commit(tx *tx, m *commit, first bool) error {
 	return nil
 }
 
-// ackLocked makes an ack of how far we are.
+// ackLocked makes an ack of how far we are. What was judged while all sessions are
+// listed is said when the list and the events in the meantime have gone out: a
+// session may have been copied before, and its order to end waits among them.
 func (u *uplink) ackLocked() []byte {
-	for len(u.marks) > 0 && (!u.c.c.Judges || u.marks[0].generation <= u.c.judged) {
+	for !u.listing && len(u.marks) > 0 && (!u.c.c.Judges || u.marks[0].generation <= u.c.judged) {
 		u.judged = u.marks[0].n
 		u.marks = u.marks[1:]
 	}
@@ -222,7 +222,7 @@ func (c *Client) Judged(generation uint64) {
 	c.judged = max(c.judged, generation)
 	u := c.up
 	var f []byte
-	if u != nil && len(u.marks) > 0 && u.marks[0].generation <= c.judged {
+	if u != nil && !u.listing && len(u.marks) > 0 && u.marks[0].generation <= c.judged {
 		f = u.ackLocked()
 	}
 	c.mu.Unlock()

@@ -87,6 +87,7 @@ func (u *uplink) list() {
 				u.link.send(f)
 			}
 			u.listing, u.late = false, nil
+			u.link.send(u.ackLocked())
 		}
 		c.mu.Unlock()
 		if !again {

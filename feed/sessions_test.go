@@ -309,6 +309,56 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestConfirmWhileListing: a host that judges its sessions while it lists them confirms
+// after it has said which of them must end, also of one that it had copied before.
+func TestConfirmWhileListing(t *testing.T) {
+	x := newSite(t, small(t), nil)
+	const name = "host0.example.org"
+	cert := x.join(name)
+	g := x.src.View().Generation()
+	said := make(chan Confirmation, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go x.server.Confirm(ctx, g, func(c Confirmation) { said <- c })
+	waits := func() bool {
+		x.server.mu.Lock()
+		defer x.server.mu.Unlock()
+		for c := range x.server.confirms {
+			return len(c.left) == 1
+		}
+		return false
+	}
+	until(t, "it is waited for", waits)
+	var h *host
+	made := make(chan struct{})
+	was := testSession(1, name)
+	now := was
+	now.Ending, now.Why = time.Now(), broker.ReasonLocked
+	h = x.host(name, cert, func(c *ClientConfig) {
+		c.Judges = true
+		c.Sessions = func(f func(*broker.Session) bool) {
+			<-made
+			f(&was)
+			h.Session(broker.SessionEvent{Kind: broker.SessionEnding, Session: now, Reason: now.Why})
+			h.Judged(h.View().Generation())
+		}
+	})
+	close(made)
+	until(t, "it is ending, and judged", func() bool {
+		ending := false
+		x.server.Sessions(func(_ broker.HostName, _ bool, s *broker.Session) bool { ending = !s.Ending.IsZero(); return true })
+		return ending && x.server.Hosts()[0].Judged >= g
+	})
+	if !waits() {
+		t.Errorf("confirmed while a session is ending: %+v", <-said)
+		return
+	}
+	h.Session(broker.SessionEvent{Kind: broker.SessionClosed, Session: now, Reason: now.Why})
+	if c := <-said; !c.OK {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestHosts: who follows, how far each is, and who does not.
 func TestHosts(t *testing.T) {
 	x := newSite(t, small(t), nil)
