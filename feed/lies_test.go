@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -212,6 +213,8 @@ func TestLies(t *testing.T) {
 		grown.Rules[j] = broker.RuleName(strings.Repeat("r", 1000))
 	}
 	grows = append(grows, event(broker.SessionEnding, grown))
+	zoned := testSession(6001, "host0.example.org")
+	zoned.Request.From = netip.MustParseAddr("fe80::1%a\nb")
 	raw := func(k kind, text string) []byte {
 		return append(append(binary.BigEndian.AppendUint32(nil, uint32(len(text)+1)), byte(k)), text...)
 	}
@@ -241,6 +244,7 @@ func TestLies(t *testing.T) {
 		"two values":                  {[][]byte{raw(kindPing, `{"n":1}{"n":2}`)}, "follows"},
 		"a session's ID":              {[][]byte{event(broker.SessionOpened, broker.Session{ID: "x", Place: "host0.example.org"})}, "ID"},
 		"a second hello":              {[][]byte{newFrame(kindHello, clientHello{Version: Version})}, "second hello"},
+		"a line break in an address":  {[][]byte{list(true, true, zoned)}, "control character"},
 		"a line break in a text":      {[][]byte{raw(kindCall, `{"id":1,"kind":"a\nb","wait_ms":1,"body":1}`)}, "control character"},
 	} {
 		t.Run(name, func(t *testing.T) {

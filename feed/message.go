@@ -111,8 +111,8 @@ func checkSession(s *broker.Session) error {
 	if s.Basis > broker.BasisRules {
 		return nonsense("a session's basis")
 	}
-	return texts(string(r.User), string(r.Login), string(r.Door), string(r.Target.Host), r.Key, string(s.Place), s.Service, s.TTY,
-		s.Keeper, string(s.Why))
+	return texts(string(r.User), string(r.Login), string(r.Door), string(r.Target.Host), r.Target.Addr.Zone(), r.From.Zone(), r.Key,
+		string(s.Place), s.Service, s.TTY, s.Keeper, string(s.Why))
 }
 
 // validID takes 16 bytes in base64url.

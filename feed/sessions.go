@@ -29,8 +29,8 @@ func weight(x *broker.Session) int {
 		return 0
 	}
 	q := &x.Request
-	n := 768 + len(x.ID) + len(q.User) + len(q.Login) + len(q.Door) + len(q.Target.Host) + len(x.Keeper) + len(x.Place) +
-		len(x.Service) + len(x.TTY) + len(x.Why)
+	n := 768 + len(x.ID) + len(q.User) + len(q.Login) + len(q.Door) + len(q.Target.Host) + len(q.Target.Addr.Zone()) +
+		len(q.From.Zone()) + len(q.Key) + len(x.Keeper) + len(x.Place) + len(x.Service) + len(x.TTY) + len(x.Why)
 	for _, p := range x.Proofs {
 		n += 16 + len(p)
 	}

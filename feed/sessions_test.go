@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -473,4 +476,42 @@ func TestRenamed(t *testing.T) {
 	}
 	b.event(broker.SessionClosed, s)
 	until(t, "closed", func() bool { return seen.same(b) })
+}
+
+// TestWeight: each text of a session weighs what it is long, so that none holds more
+// memory than is counted.
+func TestWeight(t *testing.T) {
+	const long = 1000
+	text := strings.Repeat("x", long)
+	var fields int
+	var walk func(name string, v reflect.Value, x *broker.Session)
+	walk = func(name string, v reflect.Value, x *broker.Session) {
+		switch {
+		case v.Type() == reflect.TypeFor[netip.Addr]():
+			v.Set(reflect.ValueOf(netip.MustParseAddr("fe80::1%" + text)))
+		case v.Kind() == reflect.String:
+			v.SetString(text)
+		case v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]():
+			for i := range v.NumField() {
+				walk(name+"."+v.Type().Field(i).Name, v.Field(i), x)
+			}
+			return
+		case v.Kind() == reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			walk(name+"[0]", v.Index(0), x)
+			return
+		default:
+			return
+		}
+		fields++
+		if got, least := weight(x), weight(new(broker.Session))+long; got < least {
+			t.Errorf("with %s of %d bytes it weighs %d, less than %d", name, long, got, least)
+		}
+		v.SetZero()
+	}
+	var x broker.Session
+	walk("", reflect.ValueOf(&x).Elem(), &x)
+	if fields < 16 {
+		t.Errorf("%d texts were tried", fields)
+	}
 }
