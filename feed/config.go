@@ -14,8 +14,9 @@ import (
 	"github.com/sekisho/sekisho/broker"
 )
 
-// Version is that of the protocol; both sides must have the same.
-const Version = 1
+// Version is that of the protocol; both sides must have the same. 2: a session's
+// request names its key.
+const Version = 2
 
 // Protocol is the ALPN name.
 const Protocol = "sekisho-feed/1"

@@ -272,12 +272,16 @@ func TestLies(t *testing.T) {
 	})
 
 	t.Run("another version", func(t *testing.T) {
-		l := x.lie(t, good, nil)
-		l.say(newFrame(kindHello, clientHello{Version: 0}))
-		if said := l.refused(); !strings.Contains(said, "version 0") {
-			t.Errorf("%q", said)
+		for _, v := range []int{0, 1, Version + 1} { // 1: its sessions name no key
+			l := x.lie(t, good, nil)
+			l.say(newFrame(kindHello, clientHello{Version: v}))
+			if said := l.refused(); !strings.Contains(said, fmt.Sprintf("version %d of the feed, and this broker version %d", v, Version)) {
+				t.Errorf("%q", said)
+			}
+			if n := x.noted(HostRefused); !strings.Contains(n.Text, "same sekisho release") {
+				t.Errorf("%+v", n)
+			}
 		}
-		x.noted(HostRefused)
 	})
 	t.Run("no hello", func(t *testing.T) {
 		l := x.lie(t, good, nil)

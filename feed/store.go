@@ -61,6 +61,11 @@ const (
 	recordReserved = 'g' // a generation up to which none may be given again
 )
 
+// storeVersion is that of the file: its own, since a host keeps its last good
+// snapshot when it is brought up to date. It is another when the records are, or
+// what the frames of a change hold.
+const storeVersion = 1
+
 type header struct {
 	Version int             `json:"version"`
 	Host    broker.HostName `json:"host"`
@@ -171,7 +176,7 @@ func (s *store) replay(f *os.File, l *loaded) (good int64) {
 		at += n
 		if first {
 			var h header
-			if what != recordHost || decode(body, &h) != nil || h.Version != Version || h.Host != s.host {
+			if what != recordHost || decode(body, &h) != nil || h.Version != storeVersion || h.Host != s.host {
 				l.faults = append(l.faults, errors.New("it is that of another host or of another release: it is not used"))
 				return 0
 			}

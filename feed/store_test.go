@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -110,6 +111,21 @@ func history(t *testing.T) (log []byte, states map[int64][]string) {
 		t.Fatal(err)
 	}
 	return log, states
+}
+
+// TestStoreOfOlder: what a host has on disk is still read when the protocol has another
+// version: its broker may be away when it is brought up to date.
+func TestStoreOfOlder(t *testing.T) {
+	log, _ := history(t)
+	const head = `{"version":1,"host":"host0.example.org"}`
+	if at := bytes.Index(log, []byte(head)); at < 0 || at > 64 {
+		t.Errorf("the file does not begin with %s", head)
+	}
+	l, s := reload(t, log, "host0.example.org")
+	defer s.close()
+	if l.mirror.snap == nil || len(l.faults) > 0 {
+		t.Errorf("nothing is read: %v", l.faults)
+	}
 }
 
 func names(s *broker.Snapshot) (out []string) {

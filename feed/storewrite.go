@@ -63,7 +63,7 @@ func (s *store) fresh() bool {
 // rewrite writes a new log beside the old one and puts it into its place.
 func (s *store) rewrite(j job) {
 	path := filepath.Join(s.dir, logName)
-	data := appendRecord(nil, recordHost, encodeEntry(header{Version, s.host}))
+	data := appendRecord(nil, recordHost, encodeEntry(header{storeVersion, s.host}))
 	data = appendRecord(data, recordReserved, binary.BigEndian.AppendUint64(nil, s.top))
 	data = append(data, j.data...)
 	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
