@@ -121,6 +121,63 @@ func (d *disk) resume(name string) (n int, torn *aside, err error) {
 	}
 }
 
+// tail looks at what no seal stands for, and tells which records of kind delete
+// are there: of a writer that was killed, or of somebody without the key.
+func (d *disk) tail() (deletes []uint64, err error) {
+	all, err := files(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := mends(d.dir, all)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range d.asides {
+		ends[a.name] = Record{At: a.at}
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		sealed, some, err := d.unsealed(all[i].name, ends)
+		if err != nil {
+			return nil, fmt.Errorf("reading the audit record: %w", err)
+		}
+		if deletes = append(some, deletes...); sealed {
+			break
+		}
+	}
+	return deletes, nil
+}
+
+// unsealed tells whether there is a seal in a file, and which records of kind
+// delete follow the last one.
+func (d *disk) unsealed(name string, ends map[string]Record) (sealed bool, deletes []uint64, err error) {
+	f, err := openFile(d.dir, name)
+	if err != nil {
+		return false, nil, err
+	}
+	defer f.Close()
+	var in io.Reader = f
+	if end, ok := ends[name]; ok {
+		in = io.LimitReader(f, end.At)
+	}
+	for l := newLines(in); ; {
+		line, err := l.next()
+		if err == io.EOF {
+			return sealed, deletes, nil
+		}
+		if err != nil {
+			return false, nil, err
+		}
+		h, err := parse(line)
+		switch {
+		case err != nil: // Verify says so
+		case h.kind == KindSeal:
+			sealed, deletes = true, nil
+		case h.kind == KindDelete:
+			deletes = append(deletes, h.seq)
+		}
+	}
+}
+
 // rest describes a file from an offset on.
 func rest(f *os.File, name string, at int64) (aside, error) {
 	a := aside{name: name, at: at}

@@ -22,7 +22,8 @@
 //
 // Nothing that was written is changed or taken away by a Log but in two cases:
 // what a failed write has left is cut off at once, before anybody was answered;
-// and files grow too old (Config.Keep), which a record of kind delete says first.
+// and files grow too old (Config.Keep), which a record of kind delete says first,
+// and a seal after it: at the start a delete that is not sealed is taken back.
 // A crash leaves bytes that are no whole line, or do not fit the chain: they stay
 // where they are, the next file begins with a record of kind mend that says
 // where, how many and what their SHA-256 is, and the chain goes on from the last

@@ -36,6 +36,7 @@ type verifier struct {
 	done     int64
 	told     time.Time
 	lastSeal []byte
+	deleted  uint64 // the record that excuses what is missing before the first, once a seal follows
 }
 
 // Verify follows the chain through all files of a folder and checks each seal.
@@ -326,7 +327,7 @@ func (v *verifier) read(h head, line []byte) error {
 	case KindSeal:
 		v.seal(h, line)
 		return nil
-	case KindMend, KindGap, KindDelete, KindCut:
+	case KindMend, KindGap, KindDelete, KindCut, KindVoid:
 	default:
 		return nil
 	}
@@ -345,10 +346,14 @@ func (v *verifier) read(h head, line []byte) error {
 			h.time, r.Grants, r.Lost, r.Text))
 	case KindDelete:
 		if r.Of+1 == v.v.First.Seq {
-			v.v.Deleted = r.Seq
+			v.deleted = r.Seq
 			if r.Sum != v.v.Prev {
 				v.wrong(v.here("it names another last line of the deleted file %s than the first record here does", r.File))
 			}
+		}
+	case KindVoid:
+		if r.Of == v.deleted {
+			v.deleted = 0
 		}
 	case KindCut:
 		v.wrong(v.here("when sekishod started, the seal of record %d and all since record %d were gone", r.Of, r.Seq-1))
@@ -369,6 +374,9 @@ func (v *verifier) seal(h head, line []byte) {
 	if !v.sealed(h) {
 		v.wrong(v.here("the seal's signature is wrong, or made with another key"))
 		return
+	}
+	if v.deleted > 0 {
+		v.v.Deleted, v.deleted = v.deleted, 0
 	}
 	v.v.Seals++
 	v.v.LastSeal = v.point(h)

@@ -22,7 +22,8 @@ const (
 	// KindGap says that records could not be written for a time, and how many.
 	KindGap Kind = "gap"
 	// KindVoid says that an older decision was not given to anybody: its record
-	// was on the disk too late.
+	// was on the disk too late; or that a delete was not sealed when its writer
+	// ended, and does not count.
 	KindVoid Kind = "void"
 	// KindDelete says that an old file is deleted now.
 	KindDelete Kind = "delete"

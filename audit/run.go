@@ -46,6 +46,10 @@ func Open(c Config) (_ *Log, err error) {
 		return nil, err
 	}
 	head, err := l.disk.openHead()
+	var deletes []uint64
+	if err == nil {
+		deletes, err = l.disk.tail()
+	}
 	if err != nil {
 		l.disk.close()
 		return nil, err
@@ -64,6 +68,13 @@ func Open(c Config) (_ *Log, err error) {
 		w.text("text", "the seal was written, and is gone with all that followed the line before")
 		l.enter(KindCut, w.b)
 	}
+	// They are taken back before a seal of ours can follow: a file goes only when
+	// its delete is sealed.
+	for _, seq := range deletes {
+		w := writer{}
+		w.count("of", seq)
+		l.enter(KindVoid, w.b)
+	}
 	w := writer{}
 	text := ""
 	if made {
@@ -71,9 +82,6 @@ func Open(c Config) (_ *Log, err error) {
 	}
 	w.note(Event{Kind: "start", Text: text})
 	l.enter(KindNote, w.b)
-	if l.disk.seq > 0 {
-		l.seal = sealing{lines: 1, since: time.Now()}
-	}
 	go l.run()
 	l.rouse()
 	return l, nil
@@ -281,9 +289,16 @@ func (l *Log) commit() bool {
 	}
 	l.seal.lines += written
 	l.succeed(b, m, voids)
-	l.old.remove(l)
 	if l.syslog != nil {
 		l.syslog.send(out)
+	}
+	if l.old.name != "" {
+		// Only a sealed record excuses that a file is gone. When it cannot be
+		// sealed the file stays, and the next write says so again.
+		if !l.commitSeal() {
+			return false
+		}
+		l.old.remove(l)
 	}
 	return true
 }

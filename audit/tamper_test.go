@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // made is a closed folder with several files.
@@ -323,5 +324,63 @@ func TestMendIsNoExcuse(t *testing.T) {
 	}
 	if v := verify(t, VerifyConfig{Dir: dir}); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), seal) {
 		t.Errorf("%v", v.Problems)
+	}
+}
+
+// lastLine is the last line of a file.
+func lastLine(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := bytes.SplitAfter(b, []byte("\n"))
+	return l[len(l)-2]
+}
+
+// forge appends a line that fits the chain to a file.
+func forge(t testing.TB, path string, kind Kind, fields string) {
+	t.Helper()
+	last := lastLine(t, path)
+	h, err := parse(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit(t, path, func(b []byte) []byte {
+		return fmt.Appendf(b, `{"seq":%d,"time":"%s","kind":"%s","host":"h"%s,"prev":"%s"}`+"\n", h.seq+1, h.time, kind, fields, hashOf(last))
+	})
+}
+
+// TestForgedDelete: without the key nobody can say that files were deleted for
+// their age, not even when sekishod starts on it and seals it.
+func TestForgedDelete(t *testing.T) {
+	dir, names := made(t)
+	seq, prev, err := firstOf(dir, names[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(dir, names[0]))
+	os.Remove(filepath.Join(dir, names[1]))
+	last := filepath.Join(dir, names[len(names)-1])
+	forge(t, last, KindDelete, fmt.Sprintf(`,"file":"x","sum":"%s","of":%d`, prev, seq-1))
+	h, err := parse(lastLine(t, last))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// And a file of his own after it.
+	note := fmt.Sprintf(`{"seq":%d,"time":"%s","kind":"note","host":"h","event":"x","prev":"%s"}`+"\n", h.seq+1, h.time, hashOf(lastLine(t, last)))
+	if err := os.WriteFile(filepath.Join(dir, nameOf(h.seq+1, time.Now())), []byte(note), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"before", "after"} {
+		v := verify(t, VerifyConfig{Dir: dir})
+		if v.Good() || v.Deleted != 0 || !strings.Contains(fmt.Sprint(v.Problems), "does not say that the files before it were deleted") {
+			t.Errorf("%s a start: %v, deleted %d", when, v.Problems, v.Deleted)
+		}
+		l := open(t, dir, nil)
+		write(t, l, 3, 0)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
