@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
@@ -121,59 +122,82 @@ func (d *disk) resume(name string) (n int, torn *aside, err error) {
 	}
 }
 
-// tail looks at what no seal stands for, and tells which records of kind delete
-// are there: of a writer that was killed, or of somebody without the key.
-func (d *disk) tail() (deletes []uint64, err error) {
+// tail looks at what nobody without the key can have made. gone is the number of
+// the last seal by its copy, if that is not in the record; else 0. deletes are the
+// records of that kind that no seal follows: of a writer that was killed, or of
+// somebody without the key.
+func (d *disk) tail() (gone uint64, deletes []uint64, err error) {
+	copied, seq, err := d.openHead()
+	if err != nil {
+		return 0, nil, err
+	}
 	all, err := files(d.dir)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	ends, err := mends(d.dir, all)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	for _, a := range d.asides {
 		ends[a.name] = Record{At: a.at}
 	}
+	if seq > 0 && (len(all) == 0 || seq >= all[0].seq) { // else it has grown too old
+		gone = seq
+	}
+	sealed := false
 	for i := len(all) - 1; i >= 0; i-- {
-		sealed, some, err := d.unsealed(all[i].name, ends)
+		t, err := d.look(all[i].name, ends, copied)
 		if err != nil {
-			return nil, fmt.Errorf("reading the audit record: %w", err)
+			return 0, nil, fmt.Errorf("reading the audit record: %w", err)
 		}
-		if deletes = append(some, deletes...); sealed {
+		if !sealed {
+			sealed, deletes = t.sealed, append(t.deletes, deletes...)
+		}
+		if t.copied {
+			gone = 0
+		}
+		if sealed && (gone == 0 || all[i].seq <= gone) {
 			break
 		}
 	}
-	return deletes, nil
+	return gone, deletes, nil
 }
 
-// unsealed tells whether there is a seal in a file, and which records of kind
-// delete follow the last one.
-func (d *disk) unsealed(name string, ends map[string]Record) (sealed bool, deletes []uint64, err error) {
+// looked is what was seen in a file.
+type looked struct {
+	sealed  bool     // there is a seal
+	deletes []uint64 // after the last seal
+	copied  bool     // the line that was looked for is there
+}
+
+func (d *disk) look(name string, ends map[string]Record, copied []byte) (looked, error) {
 	f, err := openFile(d.dir, name)
 	if err != nil {
-		return false, nil, err
+		return looked{}, err
 	}
 	defer f.Close()
 	var in io.Reader = f
 	if end, ok := ends[name]; ok {
 		in = io.LimitReader(f, end.At)
 	}
+	t := looked{}
 	for l := newLines(in); ; {
 		line, err := l.next()
 		if err == io.EOF {
-			return sealed, deletes, nil
+			return t, nil
 		}
 		if err != nil {
-			return false, nil, err
+			return looked{}, err
 		}
 		h, err := parse(line)
 		switch {
 		case err != nil: // Verify says so
 		case h.kind == KindSeal:
-			sealed, deletes = true, nil
+			t.sealed, t.deletes = true, nil
+			t.copied = t.copied || bytes.Equal(line, copied)
 		case h.kind == KindDelete:
-			deletes = append(deletes, h.seq)
+			t.deletes = append(t.deletes, h.seq)
 		}
 	}
 }
@@ -326,20 +350,20 @@ func appendTime(b []byte, t time.Time) []byte {
 	return t.AppendFormat(b, timeFormat)
 }
 
-// openHead opens the copy of the last seal and tells its number; 0 for none that
-// counts.
-func (d *disk) openHead() (uint64, error) {
+// openHead opens the copy of the last seal and gives its line and number; 0 for
+// none that counts.
+func (d *disk) openHead() ([]byte, uint64, error) {
 	path := filepath.Join(d.dir, headName)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return 0, fmt.Errorf("opening %s: %w", path, err)
+		return nil, 0, fmt.Errorf("opening %s: %w", path, err)
 	}
 	d.head = f
-	_, h, err := readHead(d.dir)
+	line, h, err := readHead(d.dir)
 	if err != nil || h.kind != KindSeal || checkSeal(h, d.key.Public().(ed25519.PublicKey)) != nil {
-		return 0, nil // torn by a crash, or of an older key
+		return nil, 0, nil // torn by a crash, or of an older key
 	}
-	return h.seq, nil
+	return line, h.seq, nil
 }
 
 // readHead reads the copy of the last seal; nothing when there is none that can be

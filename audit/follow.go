@@ -356,6 +356,10 @@ func (v *verifier) read(h head, line []byte) error {
 			v.deleted = 0
 		}
 	case KindCut:
+		if r.Of < r.Seq {
+			v.wrong(v.here("when sekishod started, the seal of record %d was not in the record: it was cut off or written anew", r.Of))
+			return nil
+		}
 		v.wrong(v.here("when sekishod started, the seal of record %d and all since record %d were gone", r.Of, r.Seq-1))
 	}
 	return nil
@@ -475,7 +479,10 @@ func (v *verifier) finish(all []file) {
 	}
 	v.v.LastSealLine = strings.TrimSuffix(string(v.lastSeal), "\n")
 	v.v.Unsealed = v.v.Last.Seq - v.v.LastSeal.Seq
-	if v.v.Seals == 0 {
+	switch {
+	case v.v.Seals == 0 && v.v.Trusted:
+		v.wrong(Problem{What: "there is no seal that the given key has made: nothing proves who wrote this"})
+	case v.v.Seals == 0:
 		v.v.Notes = append(v.v.Notes, "there is no good seal: nothing proves who wrote this")
 	}
 	v.progress(v.total)

@@ -45,11 +45,7 @@ func Open(c Config) (_ *Log, err error) {
 	if err := l.disk.open(); err != nil {
 		return nil, err
 	}
-	head, err := l.disk.openHead()
-	var deletes []uint64
-	if err == nil {
-		deletes, err = l.disk.tail()
-	}
+	gone, deletes, err := l.disk.tail()
 	if err != nil {
 		l.disk.close()
 		return nil, err
@@ -61,11 +57,15 @@ func Open(c Config) (_ *Log, err error) {
 	for _, a := range l.disk.asides {
 		c.Log.WithField("file", a.name).WithField("bytes", a.bytes).Warn("the audit record was cut off in the midst: what is no whole record stays aside, and the next file says so: " + a.text)
 	}
-	if head > l.disk.seq {
-		c.Log.WithField("seal", head).WithField("last", l.disk.seq).Error("sealed records are gone from the audit folder: look at sekisho audit verify")
+	if gone > 0 {
+		c.Log.WithField("seal", gone).WithField("last", l.disk.seq).Error("sealed records are gone from the audit folder: look at sekisho audit verify")
 		w := writer{}
-		w.count("of", head)
-		w.text("text", "the seal was written, and is gone with all that followed the line before")
+		w.count("of", gone)
+		text := "the seal was written, and is gone with all that followed the line before"
+		if gone <= l.disk.seq {
+			text = "the seal was written, and what is there is another record: it was written anew"
+		}
+		w.text("text", text)
 		l.enter(KindCut, w.b)
 	}
 	// They are taken back before a seal of ours can follow: a file goes only when

@@ -384,3 +384,51 @@ func TestForgedDelete(t *testing.T) {
 		}
 	}
 }
+
+// TestRewrittenUnsealed: a record that was cut back and gone on with, without the
+// key, is found by the copy of the last seal, though it has grown as long again.
+func TestRewrittenUnsealed(t *testing.T) {
+	dir, names := made(t)
+	_, head, err := readHead(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names[2:] {
+		os.Remove(filepath.Join(dir, name))
+	}
+	last := filepath.Join(dir, names[1])
+	for {
+		forge(t, last, KindNote, `,"event":"x"`)
+		if h, err := parse(lastLine(t, last)); err != nil {
+			t.Fatal(err)
+		} else if h.seq > head.seq+3 {
+			break
+		}
+	}
+	l := open(t, dir, nil)
+	write(t, l, 3, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v := verify(t, VerifyConfig{Dir: dir})
+	if want := fmt.Sprintf("when sekishod started, the seal of record %d", head.seq); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), want) {
+		t.Errorf("%v", v.Problems)
+	}
+}
+
+// TestNoSeal: by a key that was given a record without a seal is not good.
+func TestNoSeal(t *testing.T) {
+	dir, names := made(t)
+	key := good(t, dir).Key
+	for _, name := range names[1:] {
+		os.Remove(filepath.Join(dir, name))
+	}
+	os.Remove(filepath.Join(dir, headName))
+	edit(t, filepath.Join(dir, names[0]), func(b []byte) []byte { return b[:bytes.IndexByte(b, '\n')+1] })
+	if v := verify(t, VerifyConfig{Dir: dir}); !v.Good() || v.Seals != 0 {
+		t.Errorf("a record that is younger than its first seal: %v", v.Problems)
+	}
+	if v := verify(t, VerifyConfig{Dir: dir, Keys: []string{key}}); v.Good() {
+		t.Error("no seal is taken for a good one")
+	}
+}
