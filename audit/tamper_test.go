@@ -432,3 +432,58 @@ func TestNoSeal(t *testing.T) {
 		t.Error("no seal is taken for a good one")
 	}
 }
+
+// TestJunkSeals: what somebody else has put among the lines of a syslog is not
+// taken for a seal when the key is known, and never keeps the rest from being
+// looked at.
+func TestJunkSeals(t *testing.T) {
+	dir, names := made(t)
+	v := good(t, dir)
+	kept := "web1 sekisho-audit: " + v.LastSealLine
+	broken := `web1 sshd: Invalid user x,"kind":"seal", from 198.51.100.9`
+	forged := strings.Replace(kept, `"time":"2`, `"time":"1`, 1)
+	if v := verify(t, VerifyConfig{Dir: dir, Seals: []string{broken, kept}}); !v.Good() || !strings.Contains(fmt.Sprint(v.Notes), "1 of the lines") {
+		t.Errorf("a line that is no seal: %v, %v", v.Problems, v.Notes)
+	}
+	if v := verify(t, VerifyConfig{Dir: dir, Seals: []string{forged, kept}}); v.Good() || !strings.Contains(fmt.Sprint(v.Problems), "give the key") {
+		t.Errorf("without a key all seals count: %v", v.Problems)
+	}
+	key := []string{v.Key}
+	if v := verify(t, VerifyConfig{Dir: dir, Keys: key, Seals: []string{broken, forged, kept}}); !v.Good() || !strings.Contains(fmt.Sprint(v.Notes), "2 of the lines") {
+		t.Errorf("with the key: %v, %v", v.Problems, v.Notes)
+	}
+	for _, seals := range [][]string{{broken}, {broken, forged}} {
+		if _, err := Verify(t.Context(), VerifyConfig{Dir: dir, Keys: key, Seals: seals}); err == nil {
+			t.Errorf("%d lines, none of them a seal: no error", len(seals))
+		}
+	}
+	// Seals of what was deleted alone prove nothing of what is here.
+	first := string(lastLine(t, filepath.Join(dir, names[0])))
+	l := open(t, dir, func(c *Config) { c.Keep, c.Now = time.Hour, func() time.Time { return time.Now().Add(48 * time.Hour) } })
+	for range 20 {
+		if write(t, l, 1, 0); len(mustFiles(t, dir)) < len(names) {
+			break
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if v := good(t, dir); v.Deleted == 0 {
+		t.Fatal("nothing was deleted")
+	}
+	if v := verify(t, VerifyConfig{Dir: dir, Seals: []string{first, kept}}); !v.Good() || !strings.Contains(fmt.Sprint(v.Notes), "older than what is here") {
+		t.Errorf("an older seal: %v, %v", v.Problems, v.Notes)
+	}
+	if v := verify(t, VerifyConfig{Dir: dir, Seals: []string{first}}); v.Good() {
+		t.Errorf("only an older seal: %v", v.Notes)
+	}
+}
+
+func mustFiles(t testing.TB, dir string) []file {
+	t.Helper()
+	all, err := files(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}

@@ -14,7 +14,9 @@ type VerifyConfig struct {
 	Keys []string
 	// Seals are lines of seals that were kept elsewhere, a copy in a central
 	// syslog for instance, with anything before and after them. Each must stand in
-	// the record as it is.
+	// the record as it is, unless it is older; one of them at least must. Lines
+	// that are no seals, or not made with one of Keys if there are any, are left
+	// out.
 	Seals []string
 	// Progress is told now and then how many bytes of how many are done; nil:
 	// nobody is.

@@ -62,13 +62,14 @@ Without --key the seals are checked with the public key that lies beside them, w
 whoever made the folder could have made too. Write the key that is printed down
 elsewhere, and give it with --key. What root on this machine cannot have done is
 proved by seals that were kept elsewhere, such as a central syslog: --seals names a
-file of lines that hold them, and each must stand in the record.
+file of lines that hold them, and each must stand in the record. With --key, lines that
+somebody else has written to that syslog are left out.
 
 A cut after the last seal that is known elsewhere cannot be seen: see docs/audit.md.
 
 Exit codes: 0 the record is whole; 1 it is not, and where; 3 it could not be read.`,
 		Example: "  sekisho audit verify\n  sekisho audit verify --key 4y3rFEkJTHWDLsYlbeG7cMCmNyAwqPkBSHVSqcf3Kho\n" +
-			"  sekisho audit verify --dir /backup/web1/audit --seals /var/log/remote/web1.log --json",
+			"  sekisho audit verify --dir /backup/web1/audit --key 4y3rFEkJTHWDLsYlbeG7cMCmNyAwqPkBSHVSqcf3Kho --seals /var/log/remote/web1.log --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if c.Dir, err = a.auditDir(c.Dir); err != nil {
@@ -114,7 +115,7 @@ Exit codes: 0 the record is whole; 1 it is not, and where; 3 it could not be rea
 	return cmd
 }
 
-// readSeals takes the lines that hold a seal from a file.
+// readSeals takes the lines that may hold a seal from a file; Verify tells which do.
 func readSeals(path string) ([]string, error) {
 	in := io.Reader(os.Stdin)
 	if path != "-" {
