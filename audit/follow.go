@@ -24,6 +24,7 @@ type verifier struct {
 	chain
 	begun    bool
 	lastTime [len(timeFormat)]byte // of the last record
+	newest   [len(timeFormat)]byte // no record so far is younger
 	lost     bool                  // the last line could not be read, so the next names one unknown
 	file     string
 	line     int
@@ -189,6 +190,10 @@ func (v *verifier) one(ctx context.Context, f file, last bool) error {
 	}
 	defer r.Close()
 	v.file, v.line = f.name, 0
+	// Scan leaves files out by the name of the next one.
+	if v.begun && bytes.Compare(appendTime(nil, f.time), v.newest[:]) < 0 {
+		v.wrong(Problem{File: f.name, What: fmt.Sprintf("its name is older than records before it, the youngest of which is of %s", v.newest)})
+	}
 	mend, mended := v.asides[f.name]
 	l := newLines(r)
 	for {
@@ -240,6 +245,9 @@ func (v *verifier) one(ctx context.Context, f file, last bool) error {
 	st, err := r.Stat()
 	if err != nil {
 		return fmt.Errorf("reading the audit record: %w", err)
+	}
+	if st.Size() == 0 && !last && !mended {
+		v.wrong(Problem{File: f.name, What: "it is empty"})
 	}
 	v.done += st.Size()
 	v.v.Bytes += st.Size()
@@ -319,6 +327,9 @@ func (v *verifier) next(line []byte) error {
 	v.v.Records++
 	v.v.Last.Seq, v.v.Last.File = h.seq, v.file
 	copy(v.lastTime[:], h.time)
+	if bytes.Compare(h.time, v.newest[:]) > 0 {
+		copy(v.newest[:], h.time)
+	}
 	return v.read(h, line)
 }
 

@@ -309,10 +309,13 @@ func (l *Log) commitSeal() bool {
 	l.mu.Lock()
 	l.busy = time.Now()
 	l.mu.Unlock()
-	c := d.chain
-	out := d.line(nil, &c, l.c.Now(), KindSeal, l.sealFields())
+	c, now := d.chain, l.c.Now()
+	out := d.line(nil, &c, now, KindSeal, l.sealFields())
 	if err := d.write(out, c); err != nil {
 		return l.fail(newBatch(), err)
+	}
+	if now.After(d.newest) {
+		d.newest = now
 	}
 	d.lastSeal = c.seq
 	d.keepHead(out)

@@ -151,6 +151,12 @@ func TestTampering(t *testing.T) {
 			os.Rename(dir+"/"+names[2], dir+"/"+mid)
 			os.Rename(dir+"/x", dir+"/"+names[2])
 		}, "its name says that it begins with record"},
+		{"a file with the name of an older one", func(dir string) {
+			os.Rename(dir+"/"+mid, dir+"/"+mid[:strings.LastIndexByte(mid, '-')]+"-20010101T000000.000000000Z.jsonl")
+		}, "its name is older than records before it"},
+		{"an empty file between", func(dir string) {
+			os.WriteFile(dir+"/"+mid[:strings.LastIndexByte(mid, '-')]+"-20010101T000000.000000000Z.jsonl", nil, 0o600)
+		}, "it is empty"},
 		{"a seal of another key", func(dir string) {
 			other, _ := made(t)
 			edit(t, dir+"/"+keyName+".pub", func([]byte) []byte { b, _ := os.ReadFile(other + "/key.pub"); return b })
