@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -37,6 +38,11 @@ type file struct {
 	time time.Time // when it was begun, at least that of all records before it
 }
 
+// order compares files by their place in the chain.
+func (f file) order(g file) int {
+	return cmp.Or(cmp.Compare(f.seq, g.seq), f.time.Compare(g.time))
+}
+
 const nameTime = "20060102T150405.000000000Z"
 
 var nameForm = regexp.MustCompile(`^audit-(\d{16,20})-(\d{8}T\d{6}\.\d{9}Z)\.jsonl$`)
@@ -68,15 +74,7 @@ func files(dir string) ([]file, error) {
 		}
 		out = append(out, file{e.Name(), seq, t})
 	}
-	slices.SortFunc(out, func(a, b file) int {
-		if a.seq != b.seq {
-			if a.seq < b.seq {
-				return -1
-			}
-			return 1
-		}
-		return a.time.Compare(b.time)
-	})
+	slices.SortFunc(out, file.order)
 	return out, nil
 }
 

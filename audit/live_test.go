@@ -3,6 +3,8 @@ package audit
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -146,5 +148,43 @@ func TestQuery(t *testing.T) {
 		if len(got) != min(want, len(all)) || want > 0 && got[len(got)-1] != all[len(all)-1].Seq {
 			t.Errorf("the last %d: %v", want, got)
 		}
+	}
+}
+
+// TestTailAfterRemoved: a file that is removed while it is followed, as one is whose
+// first sync failed, does not bring the whole record again.
+func TestTailAfterRemoved(t *testing.T) {
+	dir, names := made(t)
+	end := mustFiles(t, dir)[len(names)-1]
+	h, err := parse(lastLine(t, filepath.Join(dir, end.name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	file := func(after time.Duration, n int) string {
+		path := filepath.Join(dir, nameOf(h.seq+1, begun.Add(after)))
+		line := fmt.Sprintf(`{"seq":%d,"time":"%s","kind":"note","host":"h","event":"x%d","prev":"%s"}`+"\n", h.seq+1, h.time, n, genesis)
+		if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+			t.Error(err)
+		}
+		return path
+	}
+	first := file(time.Second, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var got []string
+	if err := Tail(ctx, dir, 1, true, func(_ []byte, r *Record) bool {
+		got = append(got, r.Event)
+		if len(got) == 1 {
+			os.Remove(first)
+			// After Tail has seen that there is none, or before.
+			time.AfterFunc(time.Second, func() { file(2*time.Second, 2) })
+		}
+		return r.Event != "x2"
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(got) != "[x1 x2]" {
+		t.Errorf("%q", got)
 	}
 }

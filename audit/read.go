@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"time"
 )
 
@@ -189,12 +190,14 @@ func Tail(ctx context.Context, dir string, n int, follow bool, f func([]byte, *R
 	if err != nil {
 		return err
 	}
+	var seen file // the last one that was read
 	for {
 		for i := first; i < len(all); i++ {
 			if i > first {
 				from = place{}
 			}
-			from, err = scanFile(ctx, dir, all[i].name, from, ends, filter{}, f)
+			seen = all[i]
+			from, err = scanFile(ctx, dir, seen.name, from, ends, filter{}, f)
 			switch {
 			case err == errStop || follow && ctx.Err() != nil:
 				return nil
@@ -210,27 +213,21 @@ func Tail(ctx context.Context, dir string, n int, follow bool, f func([]byte, *R
 			return nil
 		case <-time.After(200 * time.Millisecond):
 		}
-		name, before := "", len(all)
-		if before > 0 {
-			name = all[before-1].name
-		}
 		if all, err = files(dir); err != nil {
 			return err
 		}
-		if first = len(all) - 1; before == len(all) && (before == 0 || all[first].name == name) {
-			first = max(0, first)
+		if first = len(all) - 1; first >= 0 && all[first].name == seen.name {
 			continue
 		}
 		if ends, err = mends(dir, all); err != nil {
 			return err
 		}
-		first = 0
-		for i, file := range all {
-			if file.name == name {
-				first = i
-			}
-		}
-		if len(all) > 0 && all[first].name != name {
+		// It may be gone: too old, or given up before anything in it counted.
+		first = slices.IndexFunc(all, func(f file) bool { return f.order(seen) >= 0 })
+		switch {
+		case first < 0:
+			first = len(all)
+		case all[first].name != seen.name:
 			from = place{}
 		}
 	}
