@@ -31,7 +31,7 @@ func (x *expiry) look(l *Log) {
 	}
 	x.allowed--
 	all, err := files(l.c.Dir)
-	if err != nil || len(all) < 2 || all[0].name == l.disk.name || !all[1].time.Before(l.c.Now().Add(-x.keep)) {
+	if err != nil || len(all) < 2 || all[0].name == l.disk.name || !x.tooOld(l.c.Dir, all, l.c.Now()) {
 		return
 	}
 	for _, f := range all[1:] { // one that a crash has left may hold no record
@@ -40,6 +40,23 @@ func (x *expiry) look(l *Log) {
 			return
 		}
 	}
+}
+
+// tooOld tells whether all records of the first file are too old.
+func (x *expiry) tooOld(dir string, all []file, now time.Time) bool {
+	before := now.Add(-x.keep)
+	if !all[1].time.After(now.Add(time.Hour)) { // or it waits for an hour
+		return all[1].time.Before(before)
+	}
+	// The clock was ahead once, and names go on from there. What was last written
+	// to so long ago is too old, and so is all before it; that says more than the
+	// first file's own time, which the same clock may have set.
+	for _, f := range all {
+		if st, err := os.Lstat(filepath.Join(dir, f.name)); err == nil && st.ModTime().Before(before) {
+			return true
+		}
+	}
+	return false
 }
 
 // firstOf reads a file's first record: its number, and the hash of the one before.

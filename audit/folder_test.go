@@ -118,3 +118,45 @@ func TestClockAhead(t *testing.T) {
 	}
 	good(t, dir)
 }
+
+// TestExpiryAfterClockAhead: an hour with a clock that is years ahead names all
+// files since with its time; they grow too old all the same.
+func TestExpiryAfterClockAhead(t *testing.T) {
+	dir := folder(t)
+	ahead := time.Now().AddDate(10, 0, 0)
+	l := open(t, dir, func(c *Config) { c.FileSize, c.Now = 1000, func() time.Time { return ahead } })
+	write(t, l, 12, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wrong := len(mustFiles(t, dir))
+	for _, f := range mustFiles(t, dir) {
+		if err := os.Chtimes(filepath.Join(dir, f.name), ahead, ahead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l = open(t, dir, func(c *Config) { c.FileSize, c.Keep = 1000, 24*time.Hour })
+	write(t, l, 12, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := mustFiles(t, dir)
+	if before[0].seq != 1 {
+		t.Fatal("what is a moment old is deleted")
+	}
+	old := time.Now().Add(-48 * time.Hour)
+	for _, f := range before[wrong:] {
+		if err := os.Chtimes(filepath.Join(dir, f.name), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l = open(t, dir, func(c *Config) { c.FileSize, c.Keep = 1000, 24*time.Hour })
+	write(t, l, 20, 0)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := mustFiles(t, dir); after[0].seq <= before[1].seq {
+		t.Errorf("nothing is deleted: the first is %s", after[0].name)
+	}
+	good(t, dir)
+}
