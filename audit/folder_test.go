@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestFolder: what Open refuses.
@@ -158,5 +161,42 @@ func TestExpiryAfterClockAhead(t *testing.T) {
 	if after := mustFiles(t, dir); after[0].seq <= before[1].seq {
 		t.Errorf("nothing is deleted: the first is %s", after[0].name)
 	}
+	good(t, dir)
+}
+
+// TestDeleteUnsealed: a file stays until its delete is sealed.
+func TestDeleteUnsealed(t *testing.T) {
+	dir, names := made(t)
+	var mu sync.Mutex
+	failed := 0
+	l := open(t, dir, func(c *Config) {
+		c.Keep, c.Now = time.Hour, func() time.Time { return time.Now().Add(48 * time.Hour) }
+		c.sync = func(fd int) error {
+			mu.Lock()
+			defer mu.Unlock()
+			all := mustFiles(t, dir)
+			h, err := parse(lastLine(t, filepath.Join(dir, all[len(all)-1].name)))
+			b, _ := os.ReadFile(filepath.Join(dir, all[len(all)-1].name))
+			if err == nil && h.kind == KindSeal && bytes.Contains(b, []byte(`"kind":"delete"`)) && failed < 3 {
+				if failed++; all[0].name != names[0] {
+					t.Error("it is gone, and nothing sealed says why")
+				}
+				return unix.EIO
+			}
+			return unix.Fdatasync(fd)
+		}
+	})
+	for end := time.Now().Add(time.Minute); mustFiles(t, dir)[0].name == names[0]; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is never deleted")
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if mu.Lock(); failed == 0 {
+		t.Error("no seal failed")
+	}
+	mu.Unlock()
 	good(t, dir)
 }
