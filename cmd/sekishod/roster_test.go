@@ -164,8 +164,15 @@ func TestOtherBrokersThatFail(t *testing.T) {
 	a.has(t, idAlice, "alice")
 	b.has(t, idBob, "bob")
 	eventually(t, "it shows all", func() bool { got, _ := a.shown(t); return got == "alice@a.example.org bob@b.example.org" })
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { // who asks has waited long enough, once the order has come
+		defer cancel()
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if x, _ := b.broker.Session(idBob); x.Why != "" {
+				return
+			}
+		}
+	}()
 	rows := a.revokeTheirs(ctx, "bob", broker.ReasonLocked, time.Now())
 	if len(rows) != 1 || rows[0].Confirmed || rows[0].Problem == "" {
 		t.Errorf("revoked are %+v", rows)
